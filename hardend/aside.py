@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Setting aside what a restore replaced: one rename, then a record; the rest is hardend-collect's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hardend.errors import FileError
+from hardend.kernel.exchange import move_in
+from hardend.model import Drift, Entry, Host
+from hardend.observe import file_type
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An object that was set aside: its id, and the record to write once the path is safe.
+
+    ``at`` is where the object stays when its mount is not that of the taken directory.
+    """
+
+    id: str
+    path: str
+    cls: str
+    drift: tuple[str, ...]
+    generation: int
+    time_ns: int
+    found: os.stat_result
+    at: str = ""
+
+    def record(self, incident: str) -> dict[str, object]:
+        """Return the record; ``incident`` is the id of the first object of the incident."""
+        moment = datetime.fromtimestamp(self.time_ns / 1e9, UTC)
+        record: dict[str, object] = {
+            "id": self.id,
+            "path": self.path,
+            "cls": self.cls,
+            "drift": list(self.drift),
+            "generation": self.generation,
+            "time": moment.isoformat(timespec="microseconds"),
+            "time_ns": self.time_ns,
+            "incident": incident or self.id,
+            "kind": file_type(self.found.st_mode).value,
+            "uid": self.found.st_uid,
+            "gid": self.found.st_gid,
+            "mode": stat.S_IMODE(self.found.st_mode),
+            "size": self.found.st_size,
+            "mtime_ns": self.found.st_mtime_ns,
+            "ctime_ns": self.found.st_ctime_ns,
+            "who": {},
+        }
+        if self.at:
+            record["at"] = self.at
+        return record
+
+
+class Aside:
+    """The directory ``/etc/hardend/taken``."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._serial = 0
+        self.generation = 0
+        self.count = 0
+        try:
+            os.makedirs(host.taken_dir, 0o700, exist_ok=True)
+            self._directory = os.open(host.taken_dir, _DIRECTORY)
+            os.fchown(self._directory, 0, 0)
+            os.fchmod(self._directory, 0o700)
+        except OSError as error:
+            raise FileError(
+                f"{host.taken_dir}: cannot set anything aside: {error.strerror}",
+                hint="hardend runs as root and needs /etc writable",
+            ) from error
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self._directory)
+
+    def take(
+        self,
+        directory: int,
+        name: bytes,
+        entry: Entry,
+        drift: frozenset[Drift],
+        now_ns: int,
+        *,
+        path: str = "",
+    ) -> Taken:
+        """Rename an object out of ``directory``; it keeps its inode, and the writer's descriptors.
+
+        On another mount it is renamed within its directory, and the record says where. ``path`` is its
+        own path where that is not the entry's. Raises OSError.
+        """
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        self._serial += 1
+        moment = datetime.fromtimestamp(now_ns / 1e9, UTC)
+        identifier = f"{moment:%Y%m%dT%H%M%S.%f}-{self._serial:04d}"
+        at = ""
+        try:
+            move_in(directory, name, self._directory, identifier.encode())
+        except OSError as error:
+            if error.errno != _EXDEV:
+                raise
+            new_name = f"taken-{identifier}"
+            move_in(directory, name, directory, new_name.encode())
+            at = os.path.join(os.readlink(f"/proc/self/fd/{directory}"), new_name)
+        self.count += 1
+        return Taken(
+            identifier,
+            path or entry.path,
+            entry.cls.value,
+            tuple(sorted(drift)),
+            self.generation,
+            now_ns,
+            found,
+            at,
+        )
+
+    def write_record(self, taken: Taken, incident: str) -> None:
+        """Write the record beside the object; on a full disk the collector makes one of its own."""
+        name = f"{taken.id}.json"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        data = json.dumps(taken.record(incident), sort_keys=True).encode()
+        try:
+            descriptor = os.open(f"{name}.new", flags, 0o600, dir_fd=self._directory)
+            try:
+                os.write(descriptor, data)
+            finally:
+                os.close(descriptor)
+            os.rename(
+                f"{name}.new", name, src_dir_fd=self._directory, dst_dir_fd=self._directory
+            )
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{name}.new", dir_fd=self._directory)
+
+    def forget(self, directory: int, name: bytes) -> bool:
+        """Remove a plain file that a fight left behind; False when it is anything that must be kept."""
+        with contextlib.suppress(OSError):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode):
+                os.unlink(name, dir_fd=directory)
+                return True
+        return False
+
+
+_EXDEV = 18

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The baseline on disk: objects by digest, generations by number, and which one is current.
+
+``objects/<sha256>``, ``generations/<n>/manifest.json`` with its ``digest``, ``current``. Everything is
+written aside, synced and renamed; every read checks digests. A damaged store is an error, never an
+empty baseline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from hardend.baseline import manifest
+from hardend.baseline.manifest import Generation
+from hardend.errors import StoreError
+from hardend.model import Host, printable
+
+_BLOCK = 1 << 20
+_VERIFY = "hardend baseline verify names every damaged part"
+_MANIFEST_LIMIT = 64 << 20
+
+
+class Store:
+    """Reading and adding generations; one writer at a time through ``locked``."""
+
+    def __init__(self, host: Host) -> None:
+        self._dir = host.store_dir
+        self._objects = os.path.join(self._dir, "objects")
+        self._generations = os.path.join(self._dir, "generations")
+        self._current = os.path.join(self._dir, "current")
+
+    def has_baseline(self) -> bool:
+        """Return whether anything was ever approved here, intact or not."""
+        return os.path.lexists(self._current) or bool(self.numbers())
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all generations, oldest first."""
+        try:
+            names = os.listdir(self._generations)
+        except FileNotFoundError:
+            return []
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def current(self) -> Generation:
+        """Return the generation in force. Raises StoreError when there is none or it is damaged."""
+        number, digest = self._read_current()
+        generation = self.generation(number)
+        if self.manifest_digest(number) != digest:
+            raise StoreError(f"{self._current}: does not match generation {number}", hint=_VERIFY)
+        return generation
+
+    def last_good(self) -> Generation:
+        """Return the newest generation that reads without a fault. Raises StoreError if none does."""
+        for number in reversed(self.numbers()):
+            with contextlib.suppress(StoreError):
+                return self.generation(number)
+        raise StoreError(f"{self._dir}: no generation can be read", hint=_VERIFY)
+
+    def generation(self, number: int) -> Generation:
+        """Return one generation, its manifest checked against its digest and its number."""
+        where = self._manifest_path(number)
+        data = self._read(where, _MANIFEST_LIMIT)
+        if manifest.digest(data) != self.manifest_digest(number):
+            raise StoreError(f"{where}: its digest is wrong", hint=_VERIFY)
+        generation = manifest.parse(data, where)
+        if generation.number != number:
+            raise StoreError(f"{where}: holds number {generation.number}", hint=_VERIFY)
+        return generation
+
+    def raw_manifest(self, number: int) -> bytes:
+        """Return a manifest's bytes, unchecked: for those that print or copy it."""
+        return self._read(self._manifest_path(number), _MANIFEST_LIMIT)
+
+    def manifest_digest(self, number: int) -> str:
+        """Return the recorded digest of a generation's manifest."""
+        where = os.path.join(self._generations, str(number), "digest")
+        return self._read(where, 200).decode("ascii", "replace").strip()
+
+    def open_object(self, digest: str) -> BinaryIO:
+        """Open an object for reading; the reader checks the digest (``copy_object`` does)."""
+        where = os.path.join(self._objects, digest)
+        try:
+            descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreError(
+                f"{where}: object cannot be read: {error.strerror}", hint=_VERIFY
+            ) from error
+        return os.fdopen(descriptor, "rb")
+
+    def object(self, digest: str) -> bytes:
+        """Return the bytes of an object. Raises StoreError if missing or not what its name says."""
+        with self.open_object(digest) as file:
+            data = file.read()
+        if manifest.digest(data) != digest:
+            raise StoreError(f"{os.path.join(self._objects, digest)}: damaged", hint=_VERIFY)
+        return data
+
+    def copy_object(self, digest: str, descriptor: int) -> None:
+        """Write an object to a descriptor, hashing what is written. Raises StoreError if damaged."""
+        sha = hashlib.sha256()
+        with self.open_object(digest) as file:
+            while block := memoryview(file.read(_BLOCK)):
+                sha.update(block)
+                while block:
+                    block = block[os.write(descriptor, block) :]
+        if sha.hexdigest() != digest:
+            raise StoreError(f"{os.path.join(self._objects, digest)}: damaged", hint=_VERIFY)
+
+    def add_object(self, data: bytes) -> str:
+        """Store bytes, synced; return their digest."""
+        digest = manifest.digest(data)
+        where = os.path.join(self._objects, digest)
+        try:
+            self.object(digest)
+        except StoreError:  # missing, or damaged and now mended
+            self._prepare()
+            self._write(where, data)
+        return digest
+
+    @staticmethod
+    def digest_of(data: bytes) -> str:
+        """Return the name that bytes have in the store."""
+        return manifest.digest(data)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store's lock: one commit at a time. Blocks."""
+        self._prepare()
+        descriptor = os.open(
+            os.path.join(self._dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def add_generation(self, generation: Generation) -> None:
+        """Write a generation and make it current; the caller holds the lock.
+
+        The number must be one more than the newest. A crash leaves the old generation in force, or
+        the new one; nothing between.
+        """
+        before = self.current().number if self.has_baseline() else 0
+        if generation.number != before + 1:
+            raise StoreError(f"generation {generation.number} does not follow {before}")
+        data = manifest.render(generation)
+        digest = manifest.digest(data)
+        final = os.path.join(self._generations, str(generation.number))
+        aside = f"{final}.new"
+        # A commit that died before it became current leaves a directory that nothing refers to.
+        shutil.rmtree(final, ignore_errors=True)
+        os.makedirs(aside, 0o700, exist_ok=True)
+        self._write(os.path.join(aside, "manifest.json"), data)
+        self._write(os.path.join(aside, "digest"), digest.encode() + b"\n")
+        os.rename(aside, final)
+        _sync_directory(self._generations)
+        current = {"number": generation.number, "manifest": digest}
+        self._write(self._current, json.dumps(current, sort_keys=True).encode() + b"\n")
+
+    def verify(self) -> list[str]:
+        """Return every fault of the store, one sentence each: digests, chain, objects, current."""
+        faults = []
+        parent = None
+        for number in self.numbers():
+            try:
+                generation = self.generation(number)
+            except StoreError as error:
+                faults.append(str(error))
+                parent = None
+                continue
+            if parent is not None and generation.parent != parent:
+                faults.append(f"generation {number}: its parent is not generation {number - 1}")
+            parent = self.manifest_digest(number)
+            faults += self._object_faults(generation)
+        if self.has_baseline():
+            try:
+                self.current()
+            except StoreError as error:
+                faults.append(str(error))
+        return list(dict.fromkeys(faults))
+
+    def _object_faults(self, generation: Generation) -> list[str]:
+        faults = []
+        for entry in generation.entries.values():
+            if not entry.digest:
+                continue
+            try:
+                self.object(entry.digest)
+            except StoreError as error:
+                faults.append(f"{error} (generation {generation.number}, {printable(entry.path)})")
+        return faults
+
+    def _read_current(self) -> tuple[int, str]:
+        data = self._read(self._current, 4096)
+        try:
+            document = json.loads(data)
+            number, digest = document["number"], document["manifest"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self._current}: damaged", hint=_VERIFY) from error
+        if not isinstance(number, int) or not isinstance(digest, str):
+            raise StoreError(f"{self._current}: damaged", hint=_VERIFY)
+        return number, digest
+
+    def _manifest_path(self, number: int) -> str:
+        return os.path.join(self._generations, str(number), "manifest.json")
+
+    def _prepare(self) -> None:
+        for directory in (self._dir, self._objects, self._generations):
+            os.makedirs(directory, 0o700, exist_ok=True)
+
+    def _read(self, where: str, limit: int) -> bytes:
+        try:
+            descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError as error:
+            hint = _VERIFY if self.has_baseline() else "hardend approve --reason TEXT makes the first"
+            raise StoreError(f"{where}: missing", hint=hint) from error
+        except OSError as error:
+            raise StoreError(f"{where}: {error.strerror}", hint=_VERIFY) from error
+        if len(data) > limit:
+            raise StoreError(f"{where}: over {limit} bytes", hint=_VERIFY)
+        return data
+
+    def _write(self, where: str, data: bytes) -> None:
+        """Write aside, sync, rename, sync the directory."""
+        aside = f"{where}.new"
+        descriptor = os.open(
+            aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, where)
+        _sync_directory(os.path.dirname(where))
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hardend approve`` and ``hardend check``: taking the host's state in, and comparing it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from hardend import commit, config, layout, maps, propose, state
+from hardend.baseline.store import Store
+from hardend.cli.options import common_options
+from hardend.errors import Exit, HardendError, RefusedError
+from hardend.inspection import inspect
+from hardend.model import Host, printable
+
+
+def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs."""
+    approve = verbs.add_parser(
+        "approve",
+        parents=[common_options()],
+        help="make the host's state, or new content for a path, the next generation",
+        epilog="Example: hardend approve /etc/mail/access --from access.new --reason 'new partner'",
+    )
+    approve.add_argument("paths", nargs="*", metavar="PATH", action=_PathAction)
+    approve.add_argument(
+        "--from", dest="source", metavar="FILE", action=_FromAction, help="new content for PATH"
+    )
+    approve.add_argument("--reason", required=True, metavar="TEXT")
+    approve.add_argument("--json", action="store_true")
+    approve.set_defaults(run=_approve, proposed={})
+    check = verbs.add_parser(
+        "check",
+        parents=[common_options()],
+        help="compare the host with the baseline, without the daemon; 0 clean, 1 drift",
+    )
+    check.add_argument("--json", action="store_true")
+    check.set_defaults(run=_check)
+
+
+class _PathAction(argparse.Action):
+    """Collects paths in order, so that --from belongs to the path before it."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        _option: str | None = None,
+    ) -> None:
+        paths = values if isinstance(values, list) else [values]
+        proposed = dict(namespace.proposed)
+        proposed.update({str(path): proposed.get(str(path), "") for path in paths})
+        namespace.proposed = proposed
+
+
+class _FromAction(argparse.Action):
+    """Gives the last path its new content."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        _option: str | None = None,
+    ) -> None:
+        if not namespace.proposed:
+            parser.error("--from FILE follows the PATH that gets the content")
+        last = list(namespace.proposed)[-1]
+        namespace.proposed = {**namespace.proposed, last: str(values)}
+
+
+def _approve(args: argparse.Namespace) -> int:
+    host: Host = args.host
+    commit.require_root()
+    if not args.reason.strip():
+        raise RefusedError("--reason is empty", hint="say why; it stands in the baseline's log")
+    settings = config.load(host)
+    proposer = propose.Proposer(host, settings)
+    if args.proposed:
+        proposal = proposer.some_paths(
+            proposer.store.current(),
+            {os.path.abspath(path): source for path, source in args.proposed.items()},
+        )
+    else:
+        proposal = proposer.whole_host()
+    for warning in proposal.warnings:
+        print(f"hardend: warning: {warning}", file=sys.stderr)
+    generation, outcome = commit.commit_and_apply(host, settings, proposal, reason=args.reason)
+    commit.announce(host, generation)
+    locked = [entry.path for entry in generation.entries.values() if "i" in entry.flags]
+    if args.json:
+        document = {
+            "generation": generation.number,
+            "entries": len(generation.entries),
+            "locked": locked,
+            "restored": outcome.restored,
+            "failed": outcome.failed,
+            "warnings": proposal.warnings,
+        }
+        print(json.dumps(document, indent=2, sort_keys=True))
+    else:
+        print(
+            f"generation {generation.number} approved: {len(generation.entries)} paths, "
+            f"{len(locked)} locked"
+        )
+        _print_next_step(host, outcome)
+    for path, why in outcome.failed.items():
+        print(f"hardend: {printable(path)}: {why}", file=sys.stderr)
+    return Exit.DRIFT if outcome.failed else Exit.OK
+
+
+def _print_next_step(host: Host, outcome: commit.Outcome) -> None:
+    if outcome.paused:
+        print("enforcement is off: nothing was touched; hardend on ends that")
+    elif not outcome.by_guard and not state.guard_is_alive(host):
+        print("no guard is running: systemctl enable --now hardend starts it")
+
+
+def _check(args: argparse.Namespace) -> int:
+    host: Host = args.host
+    store = Store(host)
+    generation = store.current()
+    settings = config.load(host)
+    tools = None
+    try:
+        tools = maps.tools_for(host, layout.find(host), settings)
+    except HardendError as error:
+        print(f"hardend: warning: maps are not asked: {error}", file=sys.stderr)
+    drifts = inspect(host, generation, settings, tools)
+    if args.json:
+        document = {
+            "generation": generation.number,
+            "clean": not drifts,
+            "paths": {path: sorted(drift) for path, drift in drifts.items()},
+        }
+        print(json.dumps(document, indent=2, sort_keys=True))
+    else:
+        for path, drift in sorted(drifts.items()):
+            print(f"{printable(path)}: {' '.join(sorted(drift))}")
+        word = "drift" if drifts else "clean"
+        print(
+            f"{word}: {len(drifts)} of {len(generation.entries)} paths differ from generation "
+            f"{generation.number}"
+        )
+    return Exit.DRIFT if drifts else Exit.OK

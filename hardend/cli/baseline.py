@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hardend baseline``: the generations, what they hold and how they differ."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Iterator
+
+from hardend import commit, config, propose
+from hardend.baseline.manifest import Generation
+from hardend.baseline.store import Store
+from hardend.cli.options import common_options
+from hardend.errors import Exit, RefusedError
+from hardend.model import Class, Entry, Host, Role, printable
+
+_BINARY = 8000  # bytes looked at, as git does, to tell text from binary
+
+
+def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb and its own verbs."""
+    baseline = verbs.add_parser("baseline", help="show, compare, verify and roll back generations")
+    own = baseline.add_subparsers(metavar="VERB", required=True)
+    common = common_options()
+    log = own.add_parser("log", parents=[common], help="every generation, newest first")
+    log.add_argument("--json", action="store_true")
+    log.set_defaults(run=_log)
+    show = own.add_parser("show", parents=[common], help="the entries of a generation")
+    show.add_argument("number", nargs="?", type=int, metavar="N")
+    show.add_argument("--json", action="store_true")
+    show.set_defaults(run=_show)
+    diff = own.add_parser("diff", parents=[common], help="what changed between two generations")
+    diff.add_argument("old", nargs="?", type=int, metavar="OLD")
+    diff.add_argument("new", nargs="?", type=int, metavar="NEW")
+    diff.set_defaults(run=_diff)
+    verify = own.add_parser("verify", parents=[common], help="check every digest and the chain")
+    verify.set_defaults(run=_verify)
+    rollback = own.add_parser(
+        "rollback", parents=[common], help="a new generation with the content of an old one"
+    )
+    rollback.add_argument("number", type=int, metavar="N")
+    rollback.add_argument("--reason", required=True, metavar="TEXT")
+    rollback.set_defaults(run=_rollback)
+
+
+def _log(args: argparse.Namespace) -> int:
+    store = Store(args.host)
+    current = store.current().number
+    generations = [store.generation(number) for number in reversed(store.numbers())]
+    if args.json:
+        rows = [
+            {
+                "number": generation.number,
+                "time": generation.time,
+                "author": generation.author,
+                "reason": generation.reason,
+                "entries": len(generation.entries),
+                "current": generation.number == current,
+            }
+            for generation in generations
+        ]
+        print(json.dumps({"generations": rows}, indent=2, sort_keys=True))
+        return Exit.OK
+    for generation in generations:
+        mark = "*" if generation.number == current else " "
+        print(
+            f"{mark} {generation.number:4}  {generation.time}  {printable(generation.author)}  "
+            f"{printable(generation.reason)}"
+        )
+    return Exit.OK
+
+
+def _generation(store: Store, number: int | None) -> Generation:
+    return store.current() if number is None else store.generation(number)
+
+
+def _show(args: argparse.Namespace) -> int:
+    store = Store(args.host)
+    generation = _generation(store, args.number)
+    if args.json:
+        manifest = store.raw_manifest(generation.number)
+        print(json.dumps(json.loads(manifest), indent=2, sort_keys=True))
+        return Exit.OK
+    print(
+        f"generation {generation.number}, {generation.time}, by {printable(generation.author)}: "
+        f"{printable(generation.reason)}"
+    )
+    print(f"layout {generation.layout}, hardend {generation.hardend}, {generation.sendmail}")
+    for entry in generation.entries.values():
+        print(f"{_line(entry)}  {printable(entry.path)}{_tail(entry)}")
+    return Exit.OK
+
+
+def _line(entry: Entry) -> str:
+    flags = entry.flags or "-"
+    return (
+        f"{entry.cls:10} {entry.role:9} {flags:2} {entry.mode:04o} {entry.uid:5}:{entry.gid:<5} "
+        f"{entry.digest[:12] or '-':12}"
+    )
+
+
+def _tail(entry: Entry) -> str:
+    if entry.target:
+        return f" -> {printable(entry.target)}"
+    return " (attributes only: its source is not known)" if entry.opaque else ""
+
+
+def _diff(args: argparse.Namespace) -> int:
+    """Print what changed; without numbers, what the current generation changed."""
+    store = Store(args.host)
+    new = _generation(store, args.new)
+    old_number = args.old if args.old is not None else new.number - 1
+    if args.old is not None and args.new is None and args.old == new.number:
+        raise RefusedError("that is the current generation", hint="baseline diff OLD NEW")
+    old_entries = store.generation(old_number).entries if old_number > 0 else {}
+    changed = False
+    for path in sorted(set(old_entries) | set(new.entries)):
+        before, after = old_entries.get(path), new.entries.get(path)
+        if before != after:
+            changed = True
+            for line in _describe(store, path, before, after):
+                print(line)
+    if not changed:
+        print("no difference")
+    return Exit.OK
+
+
+def _describe(
+    store: Store, path: str, before: Entry | None, after: Entry | None
+) -> Iterator[str]:
+    if before is None or after is None:
+        yield f"{'added' if before is None else 'removed'}: {printable(path)}"
+        return
+    for name in ("cls", "role", "uid", "gid", "flags", "mtime_ns", "target", "xattrs", "opaque"):
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            yield f"{printable(path)}: {name} {old!s:.200} -> {new!s:.200}"
+    if before.mode != after.mode:
+        yield f"{printable(path)}: mode {before.mode:04o} -> {after.mode:04o}"
+    if before.digest != after.digest:
+        yield from _content_diff(store, before, after)
+
+
+def _content_diff(store: Store, before: Entry, after: Entry) -> Iterator[str]:
+    """Yield a unified diff of text; secrets are held by attributes and never get here."""
+    path = printable(after.path)
+    if after.role is Role.MAP or Class.ATTRIBUTES in {before.cls, after.cls}:
+        yield f"{path}: content changed"
+        return
+    old, new = (store.object(entry.digest) if entry.digest else b"" for entry in (before, after))
+    if b"\0" in old[:_BINARY] or b"\0" in new[:_BINARY]:
+        yield f"{path}: binary content changed"
+        return
+    for line in difflib.unified_diff(
+        old.decode("utf-8", "surrogateescape").splitlines(),
+        new.decode("utf-8", "surrogateescape").splitlines(),
+        f"a{after.path}",
+        f"b{after.path}",
+        lineterm="",
+    ):
+        yield "\t".join(printable(part) for part in line.split("\t"))
+
+
+def _verify(args: argparse.Namespace) -> int:
+    store = Store(args.host)
+    faults = store.verify()
+    for fault in faults:
+        print(fault)
+    if faults:
+        return Exit.REFUSED
+    print(f"{len(store.numbers())} generations, every digest right, the chain unbroken")
+    return Exit.OK
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    host: Host = args.host
+    commit.require_root()
+    store = Store(host)
+    old = store.generation(args.number)
+    proposal = propose.Proposal(dict(old.entries), old.layout, old.sendmail)
+    generation, outcome = commit.commit_and_apply(
+        host, config.load(host), proposal, reason=f"rollback to {args.number}: {args.reason}"
+    )
+    commit.announce(host, generation)
+    print(f"generation {generation.number} has the content of {args.number}")
+    for path, why in outcome.failed.items():
+        print(f"{printable(path)}: {why}")
+    return Exit.DRIFT if outcome.failed else Exit.OK

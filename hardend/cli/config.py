@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hardend config check``: every fault of the configuration at once, and what it does in vain."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from hardend import classes, config, layout
+from hardend.cli.options import common_options
+from hardend.errors import Exit, FileError
+from hardend.model import Host, printable
+
+
+def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("config", help="check the configuration")
+    own = parser.add_subparsers(metavar="VERB", required=True)
+    check = own.add_parser("check", parents=[common_options()], help="tell every fault")
+    check.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    host: Host = args.host
+    settings = config.load(host)
+    files = [printable(path) for path in config.fragments(host)]
+    sys.stdout.write(f"no fault in {', '.join(files) or 'the defaults: there is no file'}\n")
+    try:
+        found = layout.find(host)
+    except FileError as error:
+        sys.stdout.write(f"its paths were not looked up: {error}\n")
+        return Exit.OK
+    for note in _in_vain(host, found, settings):
+        sys.stdout.write(f"note: {note}\n")
+    return Exit.OK
+
+
+def _in_vain(host: Host, found: layout.Layout, settings: config.Settings) -> list[str]:
+    """Return what the configuration asks for and this host has no use for; each is still valid."""
+    held = classes.protected(host, found, settings)
+    locked = [item.path for item in held if item.immutable]
+    paths = [item.path for item in held]
+    notes = [
+        f'paths.lock: {printable(pattern)}: no file of class "locked" here has this name'
+        for pattern in settings.lock
+        if not any(classes.matches(path, pattern) for path in locked)
+    ]
+    notes += [
+        f"paths.{key}: {printable(pattern)}: nothing that is held here has this name"
+        for key, patterns in (("unlock", settings.unlock), ("protect", settings.protect))
+        for pattern in patterns
+        if not any(classes.matches(path, pattern) for path in paths)
+    ]
+    return notes

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hardend guard``: what hardend.service runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from hardend.cli.options import common_options
+
+
+def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    guard = verbs.add_parser("guard", parents=[common_options()], help="run the guard (the service)")
+    guard.set_defaults(run=_guard)
+
+
+def _guard(args: argparse.Namespace) -> int:
+    # Here, not above: the guard's modules are for the guard alone.
+    from hardend import config, guard  # noqa: PLC0415
+
+    return guard.serve(args.host, config.load(args.host))

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way to change anything (design 6.1): propose, build aside, commit, apply.
+
+The generation is on disk before any live file changes, so a crash rolls forward.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from hardend import __version__, control, pause, state
+from hardend.baseline.manifest import Generation
+from hardend.baseline.store import Store
+from hardend.config import Settings
+from hardend.enforcer import Enforcer
+from hardend.errors import RefusedError, StoreError
+from hardend.journal import Event, Journal
+from hardend.model import Drift, Host, Mode, State
+from hardend.propose import Proposal
+from hardend.table import Held
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What applying a generation did on the host."""
+
+    by_guard: bool
+    restored: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    paused: bool = False
+
+
+def commit(
+    host: Host,
+    proposal: Proposal,
+    *,
+    reason: str,
+    author: str = "",
+) -> Generation:
+    """Write the proposal as the next generation and make it current; nothing live changes here.
+
+    Raises StoreError, or RefusedError for a caller that is not root.
+    """
+    require_root()
+    store = Store(host)
+    with store.locked():
+        number, parent = 0, ""
+        if store.has_baseline():
+            current = store.current()
+            number, parent = current.number, store.manifest_digest(current.number)
+        generation = Generation(
+            number=number + 1,
+            parent=parent,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            author=author or caller(),
+            reason=reason,
+            layout=proposal.layout,
+            hardend=__version__,
+            sendmail=proposal.sendmail,
+            entries=proposal.entries,
+        )
+        store.add_generation(generation)
+    return generation
+
+
+def apply(host: Host, settings: Settings) -> Outcome:
+    """Bring the host to the current generation: the guard does, or this process where none runs.
+
+    Raises RefusedError when the guard refuses the generation.
+    """
+    if state.guard_is_alive(host):
+        reply = control.ask(host, {"verb": "load"}, timeout_s=120.0)
+        if not reply.get("ok"):
+            raise RefusedError(f"the guard refused the generation: {reply.get('error')}")
+        failed = reply.get("failed")
+        return Outcome(
+            by_guard=True,
+            failed={str(k): str(v) for k, v in failed.items()} if isinstance(failed, dict) else {},
+        )
+    outcome = Outcome(by_guard=False, paused=pause.read(host) is not None)
+    if not outcome.paused:
+        one_pass(host, replace(settings, mode=Mode.ENFORCE), outcome)
+    return outcome
+
+
+def one_pass(host: Host, settings: Settings, outcome: Outcome) -> None:
+    """Do what the guard would do at its start, once."""
+    enforcer = Enforcer(host, settings, Store(host), _Collecting(outcome), _NoWatch())
+    try:
+        enforcer.load(Store(host).current(), strict=True)
+        enforcer.full_pass(thorough=True)
+        for held in enforcer.table:
+            if held.state is State.FAILED:
+                outcome.failed[held.entry.path] = held.reason
+    finally:
+        enforcer.close()
+
+
+def commit_and_apply(
+    host: Host, settings: Settings, proposal: Proposal, *, reason: str, author: str = ""
+) -> tuple[Generation, Outcome]:
+    """Commit and apply; when the host cannot be brought there, a new generation has the old content.
+
+    Raises RefusedError then, with the reason.
+    """
+    store = Store(host)
+    before = store.current() if store.has_baseline() else None
+    generation = commit(host, proposal, reason=reason, author=author)
+    try:
+        outcome = apply(host, settings)
+    except (RefusedError, StoreError) as error:
+        if before is not None:
+            back = Proposal(dict(before.entries), before.layout, before.sendmail)
+            commit(host, back, reason=f"generation {generation.number} refused: {error}")
+            apply(host, settings)
+        raise
+    return generation, outcome
+
+
+def require_root() -> None:
+    """Raise RefusedError unless root asks."""
+    if os.geteuid() != 0:
+        raise RefusedError("only root may do this", hint="run it with sudo")
+
+
+def caller() -> str:
+    """Return who asks: the login behind sudo(8) or su(1), else the user (proc_pid_loginuid(5))."""
+    try:
+        with open("/proc/self/loginuid", encoding="ascii") as file:
+            uid = int(file.read())
+    except (OSError, ValueError):
+        uid = 0xFFFFFFFF
+    if uid == 0xFFFFFFFF:  # noqa: PLR2004 - the kernel's word for "no login"
+        uid = os.getuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+class _NoWatch:
+    """A pass without a loop watches nothing."""
+
+    def arm(self, held: Held, descriptor: int) -> None:
+        """Do nothing."""
+
+    def settle(self, held: Held) -> None:
+        """Do nothing."""
+
+    def forget(self, held: Held) -> None:
+        """Do nothing."""
+
+
+class _Collecting:
+    """Collects what a pass did for the command line."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+
+    def drifted(self, held: Held, drift: frozenset[Drift]) -> None:
+        """Count as not put back."""
+        self._outcome.failed[held.entry.path] = " ".join(sorted(drift))
+
+    def restored(self, held: Held, drift: frozenset[Drift], taken: str, latency_us: int) -> None:
+        """Count as put back."""
+        del drift, taken, latency_us
+        self._outcome.restored.append(held.entry.path)
+
+    def contested(self, held: Held, drift: frozenset[Drift]) -> None:
+        """Count as put back."""
+        del drift
+        self._outcome.restored.append(held.entry.path)
+
+    def failed(self, held: Held, drift: frozenset[Drift]) -> None:
+        """Count as not put back."""
+        del drift
+        self._outcome.failed[held.entry.path] = held.reason
+
+    def unexpected(self, held: Held, name: bytes, taken: str) -> None:
+        """Say what was set aside."""
+        if taken:
+            self._outcome.restored.append(os.path.join(held.entry.path, os.fsdecode(name)))
+
+
+def announce(host: Host, generation: Generation) -> None:
+    """Tell the journal of a new generation."""
+    journal = Journal(host)
+    journal.event(
+        Event.BASELINE_APPROVED,
+        f"generation {generation.number} approved by {generation.author}: {generation.reason}",
+        GENERATION=generation.number,
+    )
+    journal.close()

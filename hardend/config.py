@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hardend.toml and conf.d: fragments are read, merged, checked into settings; all faults at once.
+
+Fragments count in the order of their names, after hardend.toml: tables merge, everything else
+replaces. Of the paths and globs in [paths.classes] a later one counts more than an earlier one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hardend.errors import ConfigError, FileError
+from hardend.kernel.tree import Tree
+from hardend.model import Class, Host, Mode, printable
+
+MAIN = "/etc/hardend/hardend.toml"
+FRAGMENTS = "/etc/hardend/conf.d"
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_SHOWN = 60  # characters of a wrong value that are worth showing
+_TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)\Z")
+
+
+class Restart(StrEnum):
+    """When the MTA is told to load its configuration again (design section 5)."""
+
+    WHEN_NEEDED = "when-needed"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked; units are in the names, ``max_off`` is seconds."""
+
+    mode: Mode = Mode.ENFORCE
+    sweep_ms: int = 250
+    hash_interval_s: int = 300
+    contested_count: int = 10
+    contested_within_s: int = 60
+    spare_max_mib: int = 8
+    max_off: int = 86400
+    restart: Restart = Restart.WHEN_NEEDED
+    reload_interval_s: int = 60
+    map_exchange_interval_ms: int = 1000
+    command_timeout_s: int = 60
+    quarantine_max_mib: int = 256
+    quarantine_max_days: int = 90
+    quarantine_object_max_mib: int = 8
+    classes: tuple[tuple[str, Class], ...] = ()
+    lock: tuple[str, ...] = ()
+    unlock: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+
+
+class _FaultError(Exception):
+    """What is accepted instead; the caller adds file and key."""
+
+
+def _number(low: int, high: int) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise _FaultError(f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _time(unit: str, low: str, high: str) -> Callable[[object], int]:
+    """Accept "30s", "5m", "2h", "90d", from ``low`` to ``high``; the setting counts in ``unit``."""
+
+    def check(value: object) -> int:
+        seconds = _seconds(value) if isinstance(value, str) else -1
+        if not _seconds(low) <= seconds <= _seconds(high) or seconds % _UNITS[unit]:
+            whole = ' in whole days, such as "90d"' if unit == "d" else ' such as "30s", "5m", "2h"'
+            raise _FaultError(f'a time{whole}, from "{low}" to "{high}"')
+        return seconds // _UNITS[unit]
+
+    return check
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,7})([smhd])", text)
+    return int(match[1]) * _UNITS[match[2]] if match else -1
+
+
+def _word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
+    def check(value: object) -> StrEnum:
+        if not isinstance(value, str) or value not in {word.value for word in kind}:
+            raise _FaultError("one of " + ", ".join(f'"{word}"' for word in kind))
+        return kind(value)
+
+    return check
+
+
+def _is_path(item: object) -> bool:
+    """Return whether this is an absolute path as the rest of hardend writes it, or a glob of such."""
+    if not isinstance(item, str) or not item.startswith("/") or "\0" in item:
+        return False
+    return item == "/" or all(part not in {"", ".", ".."} for part in item[1:].split("/"))
+
+
+def _paths(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(_is_path(item) for item in value):
+        raise _FaultError('a list of absolute paths without "..", such as ["/etc/mail/access"]')
+    return tuple(dict.fromkeys(value))
+
+
+def _classes(value: object) -> tuple[tuple[str, Class], ...]:
+    words = [word.value for word in Class]
+    wanted = f"absolute paths, each with one of {', '.join(words)}"
+    if not isinstance(value, dict):
+        raise _FaultError(f'{wanted}, such as "/etc/mail/access" = "checked"')
+    wrong = {path: word for path, word in value.items() if not _is_path(path) or word not in words}
+    if wrong:
+        raise _FaultError(f"{wanted}; this is not: {_short(wrong)}")
+    return tuple((path, Class(word)) for path, word in value.items())
+
+
+# Table and key of the file -> setting and its check.
+KEYS: Mapping[tuple[str, str], tuple[str, Callable[[object], object]]] = {
+    ("guard", "mode"): ("mode", _word(Mode)),
+    ("guard", "sweep_ms"): ("sweep_ms", _number(50, 60_000)),
+    ("guard", "hash_interval"): ("hash_interval_s", _time("s", "10s", "1d")),
+    ("guard", "contested_count"): ("contested_count", _number(2, 10_000)),
+    ("guard", "contested_within"): ("contested_within_s", _time("s", "1s", "1d")),
+    ("guard", "spare_max_mib"): ("spare_max_mib", _number(1, 1024)),
+    ("guard", "max_off"): ("max_off", _time("s", "1m", "30d")),
+    ("rebuild", "restart"): ("restart", _word(Restart)),
+    ("rebuild", "reload_interval"): ("reload_interval_s", _time("s", "1s", "1d")),
+    ("rebuild", "map_exchange_interval_ms"): ("map_exchange_interval_ms", _number(100, 600_000)),
+    ("rebuild", "command_timeout"): ("command_timeout_s", _time("s", "1s", "1h")),
+    ("quarantine", "max_mib"): ("quarantine_max_mib", _number(1, 1 << 20)),
+    ("quarantine", "max_age"): ("quarantine_max_days", _time("d", "1d", "3650d")),
+    ("quarantine", "object_max_mib"): ("quarantine_object_max_mib", _number(1, 1 << 20)),
+    ("paths", "lock"): ("lock", _paths),
+    ("paths", "unlock"): ("unlock", _paths),
+    ("paths", "protect"): ("protect", _paths),
+    ("paths", "classes"): ("classes", _classes),
+}
+_TABLES = sorted({table for table, _ in KEYS})
+
+
+def fragments(host: Host) -> list[str]:
+    """Return the files of the configuration that are there, in the order in which they count.
+
+    hardend.toml and conf.d/*.toml, as found from here; hidden files are none. Raises ConfigError when
+    conf.d cannot be listed.
+    """
+    tree = Tree(host)
+    faults: list[str] = []
+    paths = [host.at(path) for path in _files(host, tree, faults)]
+    if faults:
+        raise ConfigError(tuple(faults))
+    return paths
+
+
+def load(host: Host) -> Settings:
+    """Return the settings of a host; what no file sets is at its default.
+
+    Raises ConfigError with every fault of every file: file, key, and what is accepted.
+    """
+    tree = Tree(host)
+    faults: list[str] = []
+    values: dict[str, object] = {}
+    for path in _files(host, tree, faults):
+        shown = printable(host.at(path))
+        for table, content in _document(tree, path, shown, faults).items():
+            if table not in _TABLES:
+                faults.append(f"{shown}: {_unknown('table', f'[{table}]', table, _TABLES)}")
+            elif not isinstance(content, dict):
+                faults.append(f"{shown}: {table}: must be a table, written [{table}]")
+            else:
+                _check_table(shown, table, content, values, faults)
+    if not faults:
+        settings = Settings(**values)  # type: ignore[arg-type] # each check returns its field's type
+        faults += _contradictions(host, settings)
+    if faults:
+        raise ConfigError(tuple(faults))
+    return settings
+
+
+def _files(host: Host, tree: Tree, faults: list[str]) -> list[str]:
+    names: list[str] = []
+    if _is_there(tree, FRAGMENTS):
+        try:
+            names = tree.names(FRAGMENTS)
+        except FileError as error:
+            faults.append(f"{host.at(FRAGMENTS)}: cannot be read: {_reason(error)}")
+    chosen = [name for name in names if name.endswith(".toml") and not name.startswith(".")]
+    main = [MAIN] if _is_there(tree, MAIN) else []
+    return main + [os.path.join(FRAGMENTS, name) for name in chosen]
+
+
+def _is_there(tree: Tree, path: str) -> bool:
+    """Return whether something is there; a link that leads nowhere is, and is then a fault."""
+    try:
+        return tree.exists(path) or tree.link_mode(path) != 0
+    except FileError:
+        return True
+
+
+def _check_table(
+    shown: str,
+    table: str,
+    content: Mapping[str, object],
+    values: dict[str, object],
+    faults: list[str],
+) -> None:
+    known = [key for group, key in KEYS if group == table]
+    for key, value in content.items():
+        if key not in known:
+            faults.append(f"{shown}: {_unknown('key', f'{table}.{key}', key, known)}")
+            continue
+        name, check = KEYS[table, key]
+        try:
+            checked = check(value)
+        except _FaultError as fault:
+            given = "" if isinstance(value, dict) else f" = {_short(value)}"
+            faults.append(f"{shown}: {table}.{key}{given}: must be {fault}")
+            continue
+        values[name] = _merged(values.get(name), checked) if name == "classes" else checked
+
+
+def _merged(before: object, later: object) -> object:
+    """Put later pairs behind earlier ones; a path that is named again counts where it is later."""
+    if not isinstance(before, tuple) or not isinstance(later, tuple):
+        return later
+    again = dict(later)
+    return (*(pair for pair in before if pair[0] not in again), *later)
+
+
+def _contradictions(host: Host, settings: Settings) -> Iterable[str]:
+    shown = printable(host.at(MAIN))
+    for path in settings.lock:
+        if path in settings.unlock:
+            yield f"{shown}: paths.lock and paths.unlock: both name {printable(path)}"
+    if settings.quarantine_object_max_mib > settings.quarantine_max_mib:
+        yield (
+            f"{shown}: quarantine.object_max_mib = {settings.quarantine_object_max_mib}: must be at"
+            f" most quarantine.max_mib, {settings.quarantine_max_mib}"
+        )
+
+
+def _document(tree: Tree, path: str, shown: str, faults: list[str]) -> dict[str, object]:
+    data = b""
+    try:
+        data = tree.read(path)
+        return tomllib.loads(data.decode("utf-8"))
+    except FileError as error:
+        faults.append(f"{shown}: cannot be read: {_reason(error)}")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        faults.append(f"{shown}:{line}: not UTF-8")
+    except tomllib.TOMLDecodeError as error:
+        where = _TOML_LINE.search(str(error))
+        place = f"{shown}:{where[1]}" if where else shown
+        faults.append(f"{place}: not TOML: {_TOML_LINE.sub('', str(error))}")
+    except RecursionError:
+        faults.append(f"{shown}: not TOML: nested too deeply")
+    return {}
+
+
+def _reason(error: FileError) -> str:
+    cause = error.__cause__
+    return str(cause.strerror) if isinstance(cause, OSError) else str(error).rpartition(": ")[2]
+
+
+def _short(value: object) -> str:
+    text = printable(repr(value))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _unknown(kind: str, written: str, word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"{printable(written)}: unknown {kind}; {hint}"

@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Observe, compare, decide, act: one look at one path, and passes over all of them.
+
+The guard runs this in its loop; a commit without a running guard runs one pass of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from hardend import directory
+from hardend.aside import Aside, Taken
+from hardend.baseline.manifest import Generation
+from hardend.baseline.store import Store
+from hardend.config import Settings
+from hardend.errors import StoreError
+from hardend.examine import Examiner
+from hardend.kernel import flags as inode_flags
+from hardend.model import Drift, FileType, Host, Mode, Role, State
+from hardend.parties import Reporter, Watcher
+from hardend.pending import Counters, Pending
+from hardend.reconcile import Act, decide
+from hardend.restore import CannotRestoreError, Restorer, amend, lock_and_compare, reason
+from hardend.spares import Spares
+from hardend.strangers import Strangers
+from hardend.succession import Succession
+from hardend.table import Held, Table
+
+# A fight fills the disk with copies of the same thing; the first of them tell the story.
+_KEPT_IN_A_FIGHT = 64
+_RETRY_S = 1.0
+_QUIET = frozenset({State.CLEAN, State.RESTORED, State.CONTESTED})
+
+
+class Enforcer:
+    """The table of the baseline in force, and everything that is done about it."""
+
+    def __init__(
+        self,
+        host: Host,
+        settings: Settings,
+        store: Store,
+        reporter: Reporter,
+        watcher: Watcher,
+    ) -> None:
+        self._host = host
+        self._settings = settings
+        self._store = store
+        self._reporter = reporter
+        self._watcher = watcher
+        self.spares = Spares(host, store)
+        self.aside = Aside(host)
+        self._restorer = Restorer(self.spares, self.aside)
+        self.table = Table(host)
+        self.mode = settings.mode
+        self.paused = False
+        self.generation: Generation | None = None
+        self.counters = Counters()
+        self.pending = Pending()
+        self.last_drift: dict[str, tuple[int, int]] = {}
+        self.examiner = Examiner(settings, watcher)
+        self.strangers = Strangers(self.aside, reporter, settings.mode)
+        self.wake_ns = time.monotonic_ns()
+
+    def close(self) -> None:
+        """Close every descriptor; what is locked stays locked."""
+        for held in self.table:
+            if held.spare is not None:
+                self.spares.discard(held.spare)
+                held.spare = None
+        self.table.close()
+        self.spares.close()
+        self.aside.close()
+
+    # Loading a generation ---------------------------------------------------------------------
+
+    def load(self, generation: Generation, *, strict: bool) -> None:
+        """Swap the table for that of a generation; new spares are staged first.
+
+        ``strict`` refuses a generation with an object that cannot be staged (StoreError) and keeps the
+        old table; otherwise such a path is ``failed`` and the others are held.
+        """
+        if strict:
+            for entry in generation.entries.values():
+                if entry.digest:
+                    self._store.object(entry.digest)
+        succession = Succession(self._settings, self._watcher, self.spares)
+        fresh = Table(self._host)
+        old = dict(self.table.by_path)
+        for path in sorted(generation.entries, key=lambda name: (name.count("/"), name)):
+            before = old.pop(path, None)
+            held = succession.carry_over(fresh, generation.entries[path], before)
+            held.fresh = strict and (before is None or before.entry != held.entry)
+            self.want_spare(held)
+        for held in old.values():
+            succession.retire(held)
+        self.table = fresh
+        self.generation = generation
+        self.aside.generation = generation.number
+
+    # Spares -------------------------------------------------------------------------------------
+
+    def want_spare(self, held: Held) -> None:
+        """Queue the staging of an entry's next spare, if it keeps one."""
+        entry = held.entry
+        keeps = entry.kind is FileType.SYMLINK or (
+            bool(entry.digest) and entry.size <= self._settings.spare_max_mib << 20
+        )
+        if keeps and held.spare is None and not held.wants_spare and self.mode is Mode.ENFORCE:
+            held.wants_spare = True
+            self.pending.stage.append(held)
+
+    def stage_next(self) -> None:
+        """Stage one spare; a failure is the path's reason when it drifts, not before."""
+        held = self.pending.stage.popleft()
+        held.wants_spare = False
+        if held.spare is not None or self.paused or held.parent_descriptor < 0:
+            return
+        if self.table.by_path.get(held.entry.path) is not held or held.other_mount:
+            return  # retired; or staged beside its target, which must not hold copies for long
+        try:
+            held.spare = self.spares.stage(held)
+        except StoreError as error:
+            self._fail(held, frozenset(), str(error))
+        except OSError:
+            return  # a full disk: staged again at the restore, which says so if it cannot
+        else:
+            self._watcher.arm(held, held.spare.descriptor)
+
+    # Looking ------------------------------------------------------------------------------------
+
+    def full_pass(self, *, thorough: bool) -> None:
+        """Look at every path, directories first, and at what else is in them."""
+        self.counters.passes += 1
+        for held in list(self.table):
+            self.look(held, thorough=thorough)
+            self.look_inside(held)
+
+    def sweep(self) -> None:
+        """Look at every path that lstat says has changed."""
+        for held in self.table:
+            found = held.lstat()
+            if (
+                found is None
+                or found.st_ctime_ns != held.ctime_ns
+                or found.st_ino != held.inode
+                or not held.settled
+                or held.state not in _QUIET
+            ):
+                self.wake_ns = time.monotonic_ns()
+                self.look(held)
+            elif held.state is not State.CLEAN:
+                self._calm(held)
+
+    def look(self, held: Held, *, thorough: bool = False) -> None:
+        """Bring one path to its entry, or say why not."""
+        if self.paused:
+            return
+        found = held.lstat()
+        if (
+            not thorough
+            and found is not None
+            and found.st_ctime_ns == held.ctime_ns
+            and found.st_ino == held.inode
+            and held.settled
+            and not held.bad_answers
+            and held.state in _QUIET
+        ):
+            return
+        self.counters.looks += 1
+        if held.parent is not None and held.parent.descriptor < 0:
+            return  # its directory comes first, and looks at what it holds
+        drift = self.examiner.drift(held, found)
+        if self.examiner.rebuild:
+            self.examiner.rebuild = False
+            self.pending.rebuild = True
+        act = decide(held.entry, drift, self.mode)
+        if act is Act.NOTHING:
+            self._clean(held, found)
+        elif act is Act.REPORT:
+            self._report(held, found, drift)
+        elif act is Act.REBUILD:
+            held.unverified = True
+            self.pending.rebuild = True
+            self._report(held, found, drift)
+        else:
+            self._restore(held, found, drift, act)
+
+    def look_inside(self, held: Held) -> None:
+        """Look for names that do not belong in a protected directory."""
+        if not self.paused:
+            self.strangers.scan(held)
+
+    def look_at_name(self, held: Held, name: bytes) -> None:
+        """Look at what an event names in a directory."""
+        child = held.children.get(name)
+        if child is not None:
+            self.look(child)
+        elif not self.paused:
+            self.strangers.look(held, name)
+
+    def look_at_lock(self, held: Held) -> None:
+        """Answer a hint: somebody opened the file, as chattr(1) must; put the lock back if it is off."""
+        if "i" in held.entry.flags and held.descriptor >= 0:
+            with contextlib.suppress(OSError):
+                now = inode_flags.get_flags(held.descriptor)
+                if now & inode_flags.HELD != inode_flags.from_letters(held.entry.flags):
+                    self.look(held)
+
+    def covered(self, held: Held) -> bool:
+        """Take note that a mount covers a path; True when it is to be taken away."""
+        if self.mode is Mode.OBSERVE:
+            self._report(held, None, frozenset({Drift.MOUNT}))
+            return False
+        self._fail(held, frozenset({Drift.MOUNT}), "a mount covers it")
+        return True
+
+    def map_report(self, path: str, ino: int, ctime_ns: int, *, answers: str) -> bool:
+        """Take the rebuild unit's word on what a map answers; False when the map changed since.
+
+        A map that answers otherwise than approved is replaced by the stored object.
+        """
+        held = self.table.by_path.get(path)
+        found = held.lstat() if held is not None else None
+        if held is None or found is None or (found.st_ino, found.st_ctime_ns) != (ino, ctime_ns):
+            return False
+        held.bad_answers = answers != held.entry.answers
+        held.unverified = False
+        self.wake_ns = time.monotonic_ns()
+        if held.bad_answers:
+            self.look(held)
+        else:
+            held.identify(found, time.time_ns())
+        return True
+
+    def release_locks(self) -> int:
+        """Take the lock off every entry that has one; return how many."""
+        count = 0
+        for held in self.table:
+            if "i" in held.entry.flags and held.descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    count += inode_flags.hold_flags(held.descriptor, "")
+        return count
+
+    # Outcomes -----------------------------------------------------------------------------------
+
+    def _clean(self, held: Held, found: os.stat_result | None) -> None:
+        if found is not None:
+            held.identify(found, time.time_ns())
+        if not held.settled:
+            self.look_again(held)
+        held.fresh = False
+        if held.state not in _QUIET:
+            self._set_state(held, State.CLEAN)
+        else:
+            self._calm(held)
+        self.want_spare(held)
+
+    def look_again(self, held: Held, after_s: float = 0.03) -> None:
+        """Look once more a little later: its identity is younger than the clock is coarse."""
+        self.pending.again.append((time.monotonic() + after_s, held))
+
+    def _calm(self, held: Held) -> None:
+        """Let a restored or contested path become clean when it has been quiet long enough."""
+        now = time.monotonic()
+        if held.state is State.CONTESTED:
+            if held.history.settled(now):
+                self._set_state(held, State.CLEAN)
+        elif held.state is State.RESTORED and now - held.history.last > held.history.within_s:
+            self._set_state(held, State.CLEAN)
+
+    def _report(
+        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift]
+    ) -> None:
+        if found is not None and not held.unverified:
+            held.identify(found, time.time_ns())
+        if held.state is not State.DRIFTED or held.drift != drift:
+            held.drift = drift
+            self._set_state(held, State.DRIFTED)
+            if not held.unverified:
+                self._reporter.drifted(held, drift)
+
+    def _restore(
+        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift], act: Act
+    ) -> None:
+        now = time.monotonic()
+        if held.next_exchange > now:
+            return
+        was_ctime = found.st_ctime_ns if found is not None else time.time_ns()
+        note = held.reason = ""
+        try:
+            taken = self._perform(held, drift, act)
+            note = held.reason
+        except CannotRestoreError as error:
+            held.next_exchange = now + _RETRY_S
+            self._fail(held, drift, str(error))
+            return
+        except OSError as error:
+            held.next_exchange = now + _RETRY_S
+            self._fail(held, drift, reason(error))
+            return
+        latency_us = (time.monotonic_ns() - self.wake_ns) // 1000
+        self.last_drift[held.entry.path] = (was_ctime, time.time_ns())
+        if held.fresh:
+            held.fresh = False
+            self._set_state(held, State.CLEAN)
+        else:
+            self._tell(held, drift, taken, latency_us)
+        held.reason = note
+        self.want_spare(held)
+        self.look_again(held)
+
+    def _perform(self, held: Held, drift: frozenset[Drift], act: Act) -> Taken | None:
+        now_ns = time.time_ns()
+        if held.is_directory:
+            return self._put_back_directory(held, drift, now_ns)
+        if act is Act.RELOCK:
+            if lock_and_compare(held):
+                return self._exchange(held, drift, now_ns)
+            return None
+        if act is Act.AMEND:
+            amend(held.descriptor, held.entry)
+            held.identify(os.fstat(held.descriptor), now_ns)
+            return None
+        return self._exchange(held, drift, now_ns)
+
+    def _exchange(self, held: Held, drift: frozenset[Drift], now_ns: int) -> Taken | None:
+        replaced = self._restorer.exchange(held)
+        self._watcher.settle(held)
+        held.bad_answers = held.unverified = False
+        if held.entry.role is Role.MAP:
+            held.next_exchange = (
+                time.monotonic() + self._settings.map_exchange_interval_ms / 1000
+            )
+        keep = not held.history.contested or held.history.kept < _KEPT_IN_A_FIGHT
+        taken = self._restorer.clear(replaced, held, drift, now_ns, keep=keep)
+        if taken is not None:
+            held.history.kept += 1
+        return taken
+
+    def _put_back_directory(
+        self, held: Held, drift: frozenset[Drift], now_ns: int
+    ) -> Taken | None:
+        inode = held.inode
+        taken = directory.put_back(held, self.aside, drift, now_ns)
+        held.identify(os.fstat(held.descriptor), now_ns)
+        self._watcher.settle(held)
+        if held.inode != inode or drift - {Drift.MODE, Drift.OWNER, Drift.GROUP}:
+            for child in held.children.values():
+                self.look(child, thorough=True)
+            self.look_inside(held)
+        return taken
+
+    def _tell(
+        self, held: Held, drift: frozenset[Drift], taken: Taken | None, latency_us: int
+    ) -> None:
+        self.counters.restores += 1
+        held.drift = drift
+        identifier = taken.id if taken is not None else ""
+        was_contested = held.history.contested
+        tell = held.history.note(time.monotonic())
+        if not held.history.incident:
+            held.history.incident = identifier
+        if taken is not None:
+            self.aside.write_record(taken, held.history.incident)
+            self.pending.collect = True
+        if held.history.contested:
+            self._set_state(held, State.CONTESTED)
+            if tell:
+                self._reporter.contested(held, drift)
+        else:
+            self._set_state(held, State.RESTORED)
+            self._reporter.restored(held, drift, identifier, latency_us)
+        if held.entry.role in {Role.SOURCE, Role.MAP} and (tell or not was_contested):
+            self.pending.rebuild = True
+
+    def _fail(self, held: Held, drift: frozenset[Drift], why: str) -> None:
+        told = held.state is State.FAILED and held.reason == why
+        held.reason = why
+        held.drift = drift
+        self._set_state(held, State.FAILED)
+        if not told:
+            self._reporter.failed(held, drift)
+
+    @staticmethod
+    def _set_state(held: Held, state: State) -> None:
+        if held.state is not state:
+            held.state = state
+            held.since = time.time()
+            if state is State.CLEAN:
+                held.reason = ""
+                held.drift = frozenset()
+                held.next_exchange = 0.0

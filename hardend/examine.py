@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a held path differs now: by lstat first, through the kept descriptor where that does not settle it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Protocol
+
+from hardend.config import Settings
+from hardend.kernel import flags as inode_flags
+from hardend.model import Class, Drift, FileType, Mode, Role
+from hardend.observe import Actual, flags_of, from_descriptor, from_stat, hash_descriptor, xattrs_of
+from hardend.reconcile import compare
+from hardend.table import Held, open_live
+
+_SMALL = 1 << 20  # a map up to this size is hashed at once; a larger one is for the rebuild unit
+
+
+class Settling(Protocol):
+    """Who watches the inode that is live now."""
+
+    def settle(self, held: Held) -> None:
+        """Watch the live inode of the entry, and no older one."""
+
+
+class Examiner:
+    """Looks at paths; the only thing it changes is a lock that is off, which goes back on at once."""
+
+    def __init__(self, settings: Settings, watcher: Settling) -> None:
+        self._settings = settings
+        self._watcher = watcher
+        self.enforces = settings.mode is Mode.ENFORCE
+        self.relocks = 0
+        self.rebuild = False  # a map has other bytes: somebody must ask it
+
+    def drift(self, held: Held, found: os.stat_result | None) -> frozenset[Drift]:
+        """Return how the path differs; ``found`` is what lstat saw there. Raises OSError."""
+        if found is None:
+            return frozenset({Drift.MISSING})
+        entry = held.entry
+        quick = compare(entry, from_stat(found))
+        if Drift.TYPE in quick:
+            return quick
+        if entry.kind is FileType.SYMLINK:
+            return quick | self._link_drift(held)
+        if held.is_directory:
+            return self._directory_drift(held, found, quick)
+        return self._file_drift(held, found, quick)
+
+    @staticmethod
+    def _directory_drift(
+        held: Held, found: os.stat_result, quick: frozenset[Drift]
+    ) -> frozenset[Drift]:
+        if held.is_same(found):
+            return compare(held.entry, from_descriptor(held.descriptor, content=False))
+        return quick | {Drift.TYPE} if held.descriptor >= 0 else frozenset({Drift.MISSING})
+
+    def _file_drift(
+        self, held: Held, found: os.stat_result, quick: frozenset[Drift]
+    ) -> frozenset[Drift]:
+        entry = held.entry
+        if not held.is_same(found) or held.descriptor < 0:
+            if entry.holds_content and self.enforces and entry.cls is Class.LOCKED:
+                return quick | {Drift.CONTENT}
+            if not self._adopt(held, found):
+                return quick
+        if quick and entry.holds_content:
+            if Drift.MODE in quick:  # an ACL shows in the mode; say which it was
+                quick |= compare(entry, replace(from_stat(found), xattrs=xattrs_of(held.descriptor)))
+            return quick
+        return self._thorough_drift(held)
+
+    def _link_drift(self, held: Held) -> frozenset[Drift]:
+        try:
+            target = os.fsdecode(os.readlink(held.name, dir_fd=held.parent_descriptor))
+        except OSError:
+            return frozenset({Drift.TYPE})
+        return frozenset({Drift.TARGET}) if target != held.entry.target else frozenset()
+
+    def _adopt(self, held: Held, found: os.stat_result) -> bool:
+        """Hold the inode that now stands at a path whose content may change."""
+        if not open_live(held, found):
+            return False
+        held.identify(found, 0)
+        self._watcher.settle(held)
+        return True
+
+    def _thorough_drift(self, held: Held) -> frozenset[Drift]:
+        """Compare through the kept descriptor; a lock that is off goes back on before anything is read."""
+        entry = held.entry
+        descriptor = held.descriptor
+        drift: frozenset[Drift] = frozenset()
+        letters = flags_of(descriptor)
+        if letters is not None and letters != entry.flags:
+            drift = frozenset({Drift.FLAGS})
+            if self.enforces and entry.kind is FileType.FILE:
+                inode_flags.hold_flags(descriptor, entry.flags)
+                self.relocks += 1
+        content = entry.holds_content and entry.size <= self._settings.spare_max_mib << 20
+        actual = from_descriptor(descriptor, content=content)
+        drift |= compare(entry, actual) - {Drift.FLAGS}
+        if entry.role is Role.MAP and not entry.opaque:
+            drift |= self._map_drift(held, actual)
+        return drift
+
+    def _map_drift(self, held: Held, actual: Actual) -> frozenset[Drift]:
+        """A map with other bytes may answer the same: the rebuild unit tells; until then it is unproven."""
+        if held.bad_answers:
+            return frozenset({Drift.CONTENT})
+        found = os.fstat(held.descriptor)
+        if (found.st_ctime_ns, found.st_ino) == (held.ctime_ns, held.inode) and held.settled:
+            return frozenset()
+        if actual.size <= _SMALL and hash_descriptor(held.descriptor) == held.entry.digest:
+            held.unverified = False
+        else:
+            held.unverified = True
+            self.rebuild = True
+        return frozenset()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guard does when root asks over the control socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hardend import pause
+from hardend.errors import HardendError, ProtocolError, StoreError
+from hardend.journal import Event
+from hardend.model import State, printable
+
+if TYPE_CHECKING:
+    from hardend.control import Reply, Request
+    from hardend.guard import Guard
+
+_MAX_TEXT = 1000
+
+
+class Verbs:
+    """The verbs of the control socket; an unknown one is answered with the known ones."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._verbs: dict[str, Callable[[Request], Reply]] = {
+            "ping": lambda _: {"ok": True},
+            "load": self._load,
+            "pass": self._pass,
+            "off": self._off,
+            "on": self._on,
+            "map-report": self._map_report,
+        }
+
+    def answer(self, request: Request) -> Reply:
+        """Return the reply to a request; never raises for what a client sent."""
+        verb = self._verbs.get(str(request["verb"]))
+        if verb is None:
+            return {"ok": False, "error": f"unknown verb; known: {', '.join(sorted(self._verbs))}"}
+        try:
+            return verb(request)
+        except HardendError as error:
+            return {"ok": False, "error": str(error), "hint": error.hint}
+
+    def _load(self, _request: Request) -> Reply:
+        """Swap in the generation that was committed, and bring the host to it."""
+        guard = self._guard
+        try:
+            generation = guard.store.current()
+            guard.enforcer.load(generation, strict=True)
+        except StoreError as error:
+            guard.reporter.store_fault(str(error))
+            raise
+        enforcer = guard.enforcer
+        while enforcer.pending.stage:
+            enforcer.stage_next()
+        guard.full_pass(thorough=True)
+        enforcer.pending.rebuild = True
+        return {"ok": True, "generation": generation.number, **self._troubles()}
+
+    def _pass(self, _request: Request) -> Reply:
+        self._guard.full_pass(thorough=True)
+        return {"ok": True, **self._troubles()}
+
+    def _troubles(self) -> Reply:
+        return {
+            "failed": {
+                printable(held.entry.path): held.reason
+                for held in self._guard.enforcer.table
+                if held.state is State.FAILED
+            }
+        }
+
+    def _off(self, request: Request) -> Reply:
+        seconds = request.get("seconds")
+        if not isinstance(seconds, int | float) or not 0 < seconds <= self._guard.settings.max_off:
+            raise ProtocolError(f"seconds must be 1 to {self._guard.settings.max_off}")
+        why, by = (str(request.get(name, ""))[:_MAX_TEXT] for name in ("reason", "by"))
+        guard = self._guard
+        guard.pause = pause.start(guard.host, seconds=float(seconds), reason=why, by=by)
+        guard.enforcer.paused = True
+        count = guard.enforcer.release_locks()
+        guard.journal.event(
+            Event.ENFORCEMENT_PAUSED,
+            f"enforcement is off until {guard.pause.until_text()}, {count} locks released: {why}",
+            WHO=by,
+        )
+        guard.publish()
+        return {"ok": True, "released": count, "until": guard.pause.until_text()}
+
+    def _on(self, request: Request) -> Reply:
+        if self._guard.pause is not None:
+            self._guard.resume(f"asked by {str(request.get('by', ''))[:_MAX_TEXT]}")
+            self._guard.publish()
+        return {"ok": True, **self._troubles()}
+
+    def _map_report(self, request: Request) -> Reply:
+        path, answers = request.get("path"), request.get("answers")
+        ino, ctime_ns = request.get("ino"), request.get("ctime_ns")
+        if (
+            not isinstance(path, str)
+            or not isinstance(answers, str)
+            or not isinstance(ino, int)
+            or not isinstance(ctime_ns, int)
+        ):
+            raise ProtocolError("map-report needs path, answers, ino and ctime_ns")
+        taken = self._guard.enforcer.map_report(path, ino, ctime_ns, answers=answers)
+        return {"ok": True, "taken": taken}

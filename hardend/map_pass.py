@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One look at all derived maps: what they answer, who built them, what checked sources became."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from hardend import commit, maps
+from hardend.baseline.manifest import Generation
+from hardend.errors import CommandError, HardendError
+from hardend.journal import Event
+from hardend.maps import Copy, NoProgramError
+from hardend.model import Class, Entry, Role, printable
+from hardend.mta_memory import Memory
+from hardend.offer import Means, Offer
+from hardend.propose import Proposal
+
+_ATTEMPTS = 5
+_UNREADABLE = "unreadable"  # what a map answers that no library can read
+
+
+class MapPass:
+    """The maps of a generation; ``outcomes`` says of each what was found."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._library = maps.library(means.tools)
+        self.outcomes: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def run(
+        self, generation: Generation, offer: Offer, published: Mapping[str, object]
+    ) -> Generation:
+        """Check everything once; return the generation in force afterwards.
+
+        Checked sources come first: their maps follow, and must not be put back to what they were.
+        """
+        generation = self._take_checked(generation)
+        suspects = _suspects(generation, published, self._means.memory)
+        generation = self._rebuild(generation, suspects)
+        for entry in _maps(generation):
+            self._check(entry, offer, suspect=entry.path in suspects)
+        return generation
+
+    # What the live maps answer --------------------------------------------------------------------
+
+    def _check(self, entry: Entry, offer: Offer, *, suspect: bool) -> None:
+        """Ask a copy of the live map and offer the answer; if it changes meanwhile, ask again."""
+        began_ns = time.time_ns()
+        try:
+            for _ in range(_ATTEMPTS):
+                copy = maps.copy_live(self._means.host, entry.path)
+                if copy is None:
+                    self._note(entry, "missing")
+                    return
+                answers = self._answers(entry, copy)
+                if offer.tell(entry, copy, answers):
+                    self._judge(entry, answers, began_ns if suspect else 0)
+                    return
+                time.sleep(0.1)
+            self._note(entry, "changes all the time: the guard did not take the answer")
+        except NoProgramError as error:
+            self._note(entry, str(error))
+        except HardendError as error:
+            self._note(entry, f"not checked: {error}")
+
+    def _answers(self, entry: Entry, copy: Copy) -> str:
+        """Return what a copy answers; the stored object's bytes need no program to say it."""
+        if copy.digest == entry.digest or entry.spec is None:
+            return entry.answers
+        with maps.workdir() as directory:
+            try:
+                return maps.answers_of(copy.content, entry.spec, directory, self._means.tools)
+            except NoProgramError:
+                raise
+            except CommandError:
+                return _UNREADABLE
+
+    def _judge(self, entry: Entry, answers: str, proven_ns: int) -> None:
+        if answers != entry.answers:
+            word = "cannot be read" if answers == _UNREADABLE else "answers otherwise than approved"
+            self._note(entry, f"{word}; the approved one goes in" if self._means.may_change else word)
+            return
+        self.outcomes[entry.path] = "answers as approved"
+        if proven_ns and self._means.may_change:
+            self._means.memory.verified_ns[entry.path] = proven_ns
+            self._means.journal.event(
+                Event.MAP_VERIFIED,
+                f"{printable(entry.path)} answers as approved",
+                PATH=entry.path,
+            )
+
+    # Building anew --------------------------------------------------------------------------------
+
+    def _rebuild(self, generation: Generation, suspects: Iterable[str]) -> Generation:
+        """Build maps from their approved source: those in doubt, and those of another library.
+
+        What comes out otherwise than approved is the next generation. Each is tried once for what it
+        is built with: a refused generation is not made again at every run.
+        """
+        told = self._means.memory.told
+        changed = {}
+        for entry in _maps(generation):
+            source = generation.entries.get(entry.spec.source) if entry.spec else None
+            foreign = bool(self._library) and entry.builder != self._library
+            if source is None or not source.digest or not (foreign or entry.path in suspects):
+                continue
+            attempt = f"{self._library} {source.digest} {entry.answers}"
+            try:
+                built = self._built(entry, self._means.store.object(source.digest))
+            except HardendError as error:
+                self._failed(entry.path, f"{printable(entry.path)} does not build: {error}")
+                continue
+            wanted = foreign or built.answers != entry.answers
+            if wanted and told.get(f"rebuilt {entry.path}") != attempt:
+                told[f"rebuilt {entry.path}"] = attempt
+                changed[entry.path] = built
+        if not changed or not self._means.may_change:
+            return generation
+        made = self._commit(generation, changed, "rebuild", "maps built anew: " + _names(changed))
+        for path in changed if made is not generation else ():
+            self._means.journal.event(
+                Event.MAP_REBUILT,
+                f"{printable(path)} was built anew from its approved source",
+                PATH=path,
+                GENERATION=made.number,
+            )
+        return made
+
+    def _built(self, entry: Entry, source: bytes) -> Entry:
+        """Return the entry with a map built from these bytes, newer than its source for make(1)."""
+        if entry.spec is None:
+            return entry
+        with maps.workdir() as directory:
+            built = maps.build(entry.spec, source, directory, self._means.tools)
+            with open(built.path, "rb") as file:
+                data = file.read()
+        return replace(
+            entry,
+            digest=self._means.store.add_object(data),
+            size=len(data),
+            mtime_ns=time.time_ns(),
+            answers=built.answers,
+            builder=self._library,
+        )
+
+    # Sources of class checked ---------------------------------------------------------------------
+
+    def _take_checked(self, generation: Generation) -> Generation:
+        """Take in new content of checked sources that builds; their maps come with it."""
+        changed: dict[str, Entry] = {}
+        for path, entry in generation.entries.items():
+            if entry.cls is not Class.CHECKED or not entry.holds_content or entry.role is Role.MAP:
+                continue
+            try:
+                live = maps.copy_live(self._means.host, path)
+                if live is not None and live.digest != entry.digest and self._means.may_change:
+                    changed.update(self._taken(generation, entry, live))
+            except HardendError as error:
+                self._failed(path, f"{printable(path)} is not taken in: {error}")
+        if not changed:
+            return generation
+        return self._commit(
+            generation, changed, "checked", "checked content changed: " + _names(changed)
+        )
+
+    def _taken(self, generation: Generation, entry: Entry, live: Copy) -> dict[str, Entry]:
+        derived = {
+            other.path: replace(
+                self._built(other, live.content), sources=((entry.path, live.digest),)
+            )
+            for other in _maps(generation)
+            if other.spec is not None and other.spec.source == entry.path
+        }
+        source = replace(
+            entry,
+            digest=self._means.store.add_object(live.content),
+            size=len(live.content),
+            mtime_ns=live.mtime_ns,
+        )
+        return {entry.path: source, **derived}
+
+    # Outcomes -------------------------------------------------------------------------------------
+
+    def _commit(
+        self, generation: Generation, changed: Mapping[str, Entry], author: str, reason: str
+    ) -> Generation:
+        """Make the next generation and bring the host to it; a refusal leaves things as they are."""
+        proposal = Proposal(
+            {**generation.entries, **changed}, generation.layout, generation.sendmail
+        )
+        try:
+            made, outcome = commit.commit_and_apply(
+                self._means.host, self._means.settings, proposal, reason=reason, author=author
+            )
+        except HardendError as error:
+            self.problems.append(f"{reason}: {error}")
+            return self._means.store.current()
+        commit.announce(self._means.host, made)
+        self.problems += [f"{path}: {why}" for path, why in outcome.failed.items()]
+        return made
+
+    def _note(self, entry: Entry, what: str) -> None:
+        self.outcomes[entry.path] = what
+        self.problems.append(f"{printable(entry.path)}: {what}")
+
+    def _failed(self, path: str, text: str) -> None:
+        self.problems.append(text)
+        self._means.tell_once(path, text, PATH=path)
+
+
+def _maps(generation: Generation) -> list[Entry]:
+    """Return the maps that are held by their answers."""
+    return [
+        entry
+        for entry in generation.entries.values()
+        if entry.role is Role.MAP and entry.spec is not None and entry.answers and not entry.opaque
+    ]
+
+
+def _suspects(
+    generation: Generation, published: Mapping[str, object], memory: Memory
+) -> set[str]:
+    """Return the maps to be proven: the guard doubts them, or they or their source were put back."""
+    drifts, doubted = published.get("last_drift"), published.get("paths")
+    suspects = set()
+    for entry in _maps(generation):
+        source = entry.spec.source if entry.spec else ""
+        since_ns = memory.verified_ns.get(entry.path, 0)
+        if isinstance(doubted, dict) and entry.path in doubted:
+            suspects.add(entry.path)
+        for path in (entry.path, source):
+            item = drifts.get(path) if isinstance(drifts, dict) else None
+            until_ns = item.get("until_ns") if isinstance(item, dict) else None
+            if isinstance(until_ns, int) and until_ns > since_ns:
+                suspects.add(entry.path)
+    return suspects
+
+
+def _names(changed: Iterable[str]) -> str:
+    return ", ".join(map(printable, changed))

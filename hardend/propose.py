@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a proposal: the entries of a generation to be, read from the host or given, maps built aside."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from hardend import classes, layout, maps
+from hardend.baseline.manifest import Generation
+from hardend.baseline.store import Store
+from hardend.capture import Live, Reader, entry_of
+from hardend.config import Settings
+from hardend.errors import FileError, HardendError, RefusedError
+from hardend.model import Class, Entry, FileType, Host, Protected, Role, printable
+
+
+@dataclass(slots=True)
+class Proposal:
+    """The entries of a generation to be, and what the administrator should know first."""
+
+    entries: dict[str, Entry]
+    layout: str
+    sendmail: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+
+class Proposer:
+    """Reads the host and makes proposals from it."""
+
+    def __init__(self, host: Host, settings: Settings) -> None:
+        self._host = host
+        self._settings = settings
+        self.store = Store(host)
+        self.layout = layout.find(host)
+        self._tools = maps.tools_for(host, self.layout, settings)
+        self._reader = Reader(host)
+
+    def whole_host(self) -> Proposal:
+        """Return the live state of everything that the layout and the classes protect."""
+        proposal = Proposal({}, self.layout.profile, maps.library(self._tools))
+        for protected in classes.protected(self._host, self.layout, self._settings):
+            live = self._reader.read(protected.path, content=_wants_content(protected))
+            if live is not None:
+                self._add(proposal, protected, live)
+        self._finish(proposal)
+        return proposal
+
+    def some_paths(self, current: Generation, paths: Mapping[str, str]) -> Proposal:
+        """Return ``current`` with the live state of the paths, or the content of the files named.
+
+        ``paths`` maps each path to a file that holds its new content, or to "". A path that is gone
+        leaves the baseline. Raises FileError for a path that hardend does not protect here.
+        """
+        proposal = Proposal(
+            dict(current.entries), self.layout.profile, maps.library(self._tools)
+        )
+        known = {
+            item.path: item
+            for item in classes.protected(self._host, self.layout, self._settings)
+        }
+        for path, source in paths.items():
+            self._propose_path(proposal, known.get(path), path, source)
+        self._add_ancestors(proposal, known)
+        self._finish(proposal)
+        return proposal
+
+    def _propose_path(
+        self, proposal: Proposal, protected: Protected | None, path: str, source: str
+    ) -> None:
+        if protected is None:
+            if proposal.entries.pop(path, None) is None:
+                raise FileError(
+                    f"{printable(path)}: not a path that hardend protects on this host",
+                    hint="hardend layout lists them; [protect] in hardend.toml adds one",
+                )
+            return
+        if not source:
+            live = self._reader.read(path, content=_wants_content(protected))
+            if live is not None:
+                self._add(proposal, protected, live)
+            return
+        self._replace_content(proposal, protected, path, source)
+
+    def _replace_content(
+        self, proposal: Proposal, protected: Protected, path: str, source: str
+    ) -> None:
+        """Give a path the content of a file, with the time stamp of now; its map follows."""
+        if protected.role is not Role.SOURCE or protected.cls is Class.ATTRIBUTES:
+            raise RefusedError(
+                f"{printable(path)}: its content is not held ({protected.role.value}, "
+                f"{protected.cls.value})"
+            )
+        try:
+            with open(source, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise FileError(f"{printable(source)}: {error.strerror}") from error
+        live = self._reader.read(path, content=True)
+        before = proposal.entries.get(path) or (
+            entry_of(protected, live, None) if live is not None else None
+        )
+        if before is None:
+            raise FileError(f"{printable(path)}: create it first, then approve it")
+        now_ns = time.time_ns()
+        proposal.entries[path] = replace(
+            before,
+            digest=self.store.add_object(content),
+            size=len(content),
+            mtime_ns=now_ns,
+        )
+        for entry in list(proposal.entries.values()):
+            if entry.spec is not None and entry.spec.source == path:
+                self._build_map(proposal, entry, content, now_ns)
+
+    def _build_map(
+        self, proposal: Proposal, entry: Entry, content: bytes, now_ns: int
+    ) -> None:
+        """Build the map of a new source to the side and put it into the same generation."""
+        if entry.spec is None:
+            return
+        with maps.workdir() as directory:
+            built = maps.build(entry.spec, content, directory, self._tools)
+            with open(built.path, "rb") as file:
+                data = file.read()
+        proposal.warnings += built.warnings
+        proposal.entries[entry.path] = replace(
+            entry,
+            digest=self.store.add_object(data),
+            size=len(data),
+            mtime_ns=now_ns,
+            answers=built.answers,
+            builder=maps.library(self._tools),
+            opaque=False,
+        )
+
+    def _add(self, proposal: Proposal, protected: Protected, live: Live) -> None:
+        if protected.role is not Role.LINK and live.actual.kind not in {
+            FileType.FILE,
+            FileType.DIRECTORY,
+        }:
+            proposal.warnings.append(
+                f"{printable(protected.path)} is a {live.actual.kind.value}: not taken in"
+            )
+            return
+        entry = entry_of(protected, live, self.store)
+        if protected.immutable and live.actual.flags is None:
+            proposal.warnings.append(
+                f"{printable(entry.path)}: its file system has no inode flags; it cannot be locked"
+            )
+        if entry.role is Role.MAP:
+            entry = self._judge_map(proposal, entry, live)
+        entry = replace(entry, mount=os.path.ismount(self._host.at(entry.path)))
+        proposal.entries[entry.path] = entry
+
+    def _judge_map(self, proposal: Proposal, entry: Entry, live: Live) -> Entry:
+        """Build a map's source to the side: only one that answers the same is held by its answers."""
+        spec = entry.spec
+        if spec is None:
+            return replace(entry, opaque=True, digest="", size=0)
+        try:
+            source = self._reader.read(spec.source, content=True)
+            if source is None:
+                raise FileError(f"{printable(spec.source)}: missing")
+            with maps.workdir() as directory:
+                answers = maps.answers_of(live.content, spec, directory, self._tools)
+                built = maps.build(spec, source.content, directory, self._tools)
+        except HardendError as error:
+            proposal.warnings.append(
+                f"{printable(entry.path)} is held by its attributes only: {error}"
+            )
+            return replace(entry, opaque=True, digest="", size=0)
+        if built.answers != answers:
+            proposal.warnings.append(
+                f"{printable(entry.path)} does not answer as its source "
+                f"{printable(spec.source)} would: held by its attributes only "
+                f"(rebuild it with newaliases or makemap, then approve again)"
+            )
+            return replace(entry, opaque=True, digest="", size=0)
+        return replace(
+            entry,
+            answers=answers,
+            builder=maps.library(self._tools),
+            sources=((spec.source, source.actual.digest or ""),),
+        )
+
+    def _add_ancestors(self, proposal: Proposal, known: Mapping[str, Protected]) -> None:
+        for path in list(proposal.entries):
+            directory = os.path.dirname(path)
+            while directory not in proposal.entries:
+                live = self._reader.read(directory, content=False)
+                if live is None:
+                    break
+                role = Protected(directory, Role.ANCESTOR, Class.LOCKED)
+                self._add(proposal, known.get(directory, role), live)
+                directory = os.path.dirname(directory)
+
+    def _finish(self, proposal: Proposal) -> None:
+        """Warn of a .cf older than its .mc: the distribution's start would rebuild it and fail."""
+        if not any(entry.role is Role.SOURCE for entry in proposal.entries.values()):
+            raise FileError(
+                "nothing to protect was found", hint="hardend layout says where it looked"
+            )
+        pairs = (
+            (self.layout.cf, self.layout.mc),
+            (self.layout.submit_cf, self.layout.submit_mc),
+        )
+        for cf, mc in pairs:
+            built, source = proposal.entries.get(cf), proposal.entries.get(mc)
+            if built and source and built.mtime_ns < source.mtime_ns:
+                proposal.warnings.append(
+                    f"{printable(cf)} is older than {printable(mc)}: the next start of sendmail would "
+                    f"rebuild it, and fail on the lock; run make -C {printable(os.path.dirname(mc))} "
+                    f"and approve again"
+                )
+
+
+def _wants_content(protected: Protected) -> bool:
+    return protected.role in {Role.SOURCE, Role.MAP} and protected.cls is not Class.ATTRIBUTES

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hardend-rebuild: what derived maps answer, and what the running MTA has loaded; off the hot path.
+
+One run at a time. What has to wait (a second reload within the interval) is waited for here, and
+what the guard put back meanwhile is looked at: a start of the unit while it runs would be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from hardend import layout, maps, mta_memory, pause, state
+from hardend.baseline.store import Store
+from hardend.config import Settings
+from hardend.errors import HardendError, RefusedError
+from hardend.journal import Journal
+from hardend.map_pass import MapPass
+from hardend.model import Host, Mode
+from hardend.mta_pass import MtaPass
+from hardend.offer import Means, offer_for
+
+_ROUNDS = 20
+_SETTLE_S = 0.3  # the guard publishes four times a second
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run found and did: by map, by MTA process; problems are one sentence each."""
+
+    maps: dict[str, str] = field(default_factory=dict)
+    mta: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, object]:
+        """Return what ``hardend rebuild --json`` prints."""
+        return {"maps": self.maps, "mta": self.mta, "problems": self.problems}
+
+
+def run(host: Host, settings: Settings, *, say: Callable[[str], None] = lambda _: None) -> Report:
+    """Check every map and the MTA once, and again for what comes meanwhile.
+
+    ``say`` is told why it takes longer. Raises StoreError without an intact baseline, RefusedError
+    when another run does not end.
+    """
+    with _alone(host, settings):
+        journal = Journal(host, identifier="hardend-rebuild")
+        try:
+            return _rounds(host, settings, journal, say)
+        finally:
+            journal.close()
+
+
+def _rounds(
+    host: Host, settings: Settings, journal: Journal, say: Callable[[str], None]
+) -> Report:
+    deadline = time.monotonic() + settings.reload_interval_s + 2 * settings.command_timeout_s
+    for _ in range(_ROUNDS):
+        published = published_state(host)
+        report, wait_s = _one_round(host, settings, journal, published)
+        seen = _work(published)
+        if wait_s and time.monotonic() + wait_s < deadline:
+            say(f"waiting {wait_s:.0f} s: at most one reload in {settings.reload_interval_s} s")
+            _wait(host, wait_s, seen)
+        else:
+            if wait_s:
+                report.problems.append(f"a reload of the MTA is due in {wait_s:.0f} s")
+            _wait(host, _SETTLE_S, seen)
+            if _work(published_state(host)) == seen:
+                break
+    return report
+
+
+def _one_round(
+    host: Host, settings: Settings, journal: Journal, published: dict[str, object]
+) -> tuple[Report, float]:
+    """Return the report, and how long the MTA has to wait for its reload."""
+    report = Report()
+    where = layout.find(host)
+    means = Means(
+        host=host,
+        settings=settings,
+        layout=where,
+        tools=maps.tools_for(host, where, settings),
+        store=Store(host),
+        journal=journal,
+        memory=mta_memory.read(host),
+        may_change=settings.mode is Mode.ENFORCE and pause.read(host) is None,
+    )
+    offer = offer_for(means)
+    try:
+        map_pass = MapPass(means)
+        generation = map_pass.run(means.store.current(), offer, published)
+        mta_pass = MtaPass(means)
+        wait_s = mta_pass.run(generation, drifts_of(published))
+    finally:
+        offer.close()
+        if means.may_change:
+            mta_memory.write(host, means.memory)
+    report.maps, report.mta = map_pass.outcomes, mta_pass.outcomes
+    report.problems = map_pass.problems + mta_pass.problems
+    return report, wait_s
+
+
+def published_state(host: Host) -> dict[str, object]:
+    """Return what the guard published last, {} where that cannot be read."""
+    try:
+        return state.read(host) or {}
+    except HardendError:
+        return {}
+
+
+def drifts_of(published: dict[str, object]) -> dict[str, tuple[int, int]]:
+    """Return since when and until when (realtime ns) each path last was not the baseline's."""
+    drifts = published.get("last_drift")
+    found = {}
+    for path, item in drifts.items() if isinstance(drifts, dict) else ():
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            found[str(path)] = (int(item["since_ns"]), int(item["until_ns"]))
+    return found
+
+
+def _work(published: dict[str, object]) -> tuple[object, ...]:
+    """Return what changes when there is something new to look at."""
+    return published.get("restores"), published.get("generation"), drifts_of(published)
+
+
+def _wait(host: Host, wait_s: float, seen: tuple[object, ...]) -> None:
+    """Wait, but not on when the guard has new work."""
+    end = time.monotonic() + wait_s
+    while (left_s := end - time.monotonic()) > 0:
+        time.sleep(min(left_s, 0.5))
+        if _work(published_state(host)) != seen:
+            return
+
+
+@contextlib.contextmanager
+def _alone(host: Host, settings: Settings) -> Iterator[None]:
+    os.makedirs(host.run_dir, 0o755, exist_ok=True)
+    descriptor = os.open(
+        os.path.join(host.run_dir, "rebuild.lock"),
+        os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
+        0o600,
+    )
+    try:
+        end = time.monotonic() + settings.reload_interval_s + 3 * settings.command_timeout_s
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > end:
+                raise RefusedError(
+                    "another hardend rebuild does not end", hint="systemctl status hardend-rebuild"
+                )
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)

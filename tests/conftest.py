@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a test needs from the machine, and what is said at the end when it is not there.
+
+``./run test`` as root on Debian sets HARDEND_REQUIRE: it has installed everything, so that a
+missing prerequisite is an error there and a skip elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+_HOST_PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv", "apt-get", "git")
+
+
+def _not_root() -> str:
+    return "" if os.geteuid() == 0 else "needs root"
+
+
+def _no_host() -> str:
+    if reason := _not_root():
+        return reason
+    if not Path("/etc/debian_version").exists():
+        return "needs a Debian system, whose mirror the test host is built from"
+    missing = [name for name in _HOST_PROGRAMS if shutil.which(name) is None]
+    return f"needs {', '.join(missing)}" if missing else ""
+
+
+_NEEDS = {"root": _not_root, "host": _no_host}
+_skipped: dict[str, int] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies in tests/host as ``host``."""
+    for item in items:
+        if Path(__file__).parent / "host" in item.path.parents:
+            item.add_marker("host")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose prerequisite is missing, or fail it where that must not be."""
+    for mark, missing in _NEEDS.items():
+        if item.get_closest_marker(mark) and (reason := missing()):
+            if os.environ.get("HARDEND_REQUIRE"):
+                pytest.fail(f"{mark} test: {reason}", pytrace=False)
+            said = f"{mark} tests: {reason} (./run test as root on Debian 12 runs them)"
+            _skipped[said] = _skipped.get(said, 0) + 1
+            pytest.skip(said)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in the last lines what did not run, and why."""
+    for reason, number in _skipped.items():
+        terminalreporter.write_line(f"{number} skipped: {reason}", yellow=True)

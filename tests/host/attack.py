@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs inside the test host: attacks that take a loop of their own. One JSON line for each call."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+
+CF = "/etc/mail/sendmail.cf"
+ACCESS = "/etc/mail/access"
+QUEUE = "/var/spool/mqueue"
+
+
+def shell(count: int) -> dict[str, object]:
+    """``chattr -i F; echo evil >> F`` in a shell; how often the write was refused."""
+    refused = 0
+    script = f"chattr -i {ACCESS}; echo evil >> {ACCESS}"
+    for _ in range(count):
+        done = subprocess.run(["sh", "-c", script], capture_output=True, check=False)
+        refused += done.returncode != 0
+        time.sleep(0.02)
+    return {"count": count, "refused": refused}
+
+
+def churn(files: int, drifts: int) -> dict[str, object]:
+    """Create and delete queue files while sendmail.cf is drifted."""
+    every = max(1, files // drifts)
+    done = 0
+    for number in range(files):
+        path = f"{QUEUE}/qf{number}"
+        with open(path, "w") as file:
+            file.write("x")
+        os.unlink(path)
+        if number % every == 0 and done < drifts:
+            done += replace_cf()
+    return {"files": files, "drifts": done}
+
+
+def replace_cf() -> bool:
+    """Take the lock off and rename another file over it, as often as it takes."""
+    evil = f"/etc/evil-{time.monotonic_ns()}"
+    with open(evil, "w") as file:
+        file.write("evil\n")
+    for _ in range(5000):
+        try:
+            descriptor = os.open(CF, os.O_RDONLY)
+            fcntl.ioctl(descriptor, 0x40086602, bytes(8))
+            os.close(descriptor)
+            os.rename(evil, CF)
+        except PermissionError:
+            continue
+        return True
+    os.unlink(evil)
+    return False
+
+
+def flood(seconds: float, path: str) -> dict[str, object]:
+    """Open a readable protected file in a loop."""
+    end = time.monotonic() + seconds
+    opens = 0
+    while time.monotonic() < end:
+        os.close(os.open(path, os.O_RDONLY))
+        opens += 1
+    return {"opens": opens}
+
+
+def overflow(path: str, count: int) -> dict[str, object]:
+    """Make events that do not merge, with the guard stopped: its queue must overflow."""
+    for _ in range(count):
+        if os.path.isdir(path):
+            with open(f"{path}/a", "w"):
+                pass
+            os.unlink(f"{path}/a")
+        else:
+            os.close(os.open(path, os.O_RDONLY))
+            os.close(os.open("/etc/mail/submit.cf", os.O_RDONLY))
+    return {"path": path, "count": count}
+
+
+VERBS = {
+    "shell": lambda args: shell(int(args[0])),
+    "churn": lambda args: churn(int(args[0]), int(args[1])),
+    "flood": lambda args: flood(float(args[0]), args[1]),
+    "overflow": lambda args: overflow(args[0], int(args[1])),
+}
+
+if __name__ == "__main__":
+    print(json.dumps(VERBS[sys.argv[1]](sys.argv[2:])))
