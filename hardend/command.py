@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from hardend.errors import CommandError
 
@@ -63,11 +64,13 @@ def run(
                 cwd=directory,
                 env=_ENVIRONMENT,
                 start_new_session=True,
+                # Set before exec: prlimit(2) of a running setgid program is refused in containers.
+                preexec_fn=partial(  # noqa: PLW1509 - no threads anywhere in hardend
+                    resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)
+                ),
             )
         except OSError as error:
             raise CommandError(f"{argv[0]}: cannot be run: {error.strerror}") from error
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (limit, limit))
         try:
             status = child.wait(timeout_s)
         except subprocess.TimeoutExpired as error:

@@ -31,6 +31,7 @@ from hardend.table import Held, Table
 # A fight fills the disk with copies of the same thing; the first of them tell the story.
 _KEPT_IN_A_FIGHT = 64
 _RETRY_S = 1.0
+_UNMOUNT_S = 10.0  # what the helper may take until the path counts as failed
 _QUIET = frozenset({State.CLEAN, State.RESTORED, State.CONTESTED})
 
 
@@ -158,6 +159,10 @@ class Enforcer:
         """Bring one path to its entry, or say why not."""
         if self.paused:
             return
+        if held.covered:
+            if time.monotonic() - held.covered > _UNMOUNT_S and self.mode is Mode.ENFORCE:
+                self._fail(held, frozenset({Drift.MOUNT}), "a mount covers it and does not go away")
+            return
         found = held.lstat()
         if (
             not thorough
@@ -202,20 +207,29 @@ class Enforcer:
             self.strangers.look(held, name)
 
     def look_at_lock(self, held: Held) -> None:
-        """Answer a hint: somebody opened the file, as chattr(1) must; put the lock back if it is off."""
+        """Answer a hint: the file was opened, as chattr(1) must; put the lock back if it is off."""
         if "i" in held.entry.flags and held.descriptor >= 0:
             with contextlib.suppress(OSError):
                 now = inode_flags.get_flags(held.descriptor)
                 if now & inode_flags.HELD != inode_flags.from_letters(held.entry.flags):
                     self.look(held)
 
-    def covered(self, held: Held) -> bool:
-        """Take note that a mount covers a path; True when it is to be taken away."""
-        if self.mode is Mode.OBSERVE:
-            self._report(held, None, frozenset({Drift.MOUNT}))
+    def cover(self, held: Held) -> bool:
+        """Take note that a mount covers a path; True when it is to be taken away, by a helper."""
+        if held.covered:
             return False
-        self._fail(held, frozenset({Drift.MOUNT}), "a mount covers it")
-        return True
+        held.covered = time.monotonic()
+        held.drift = frozenset({Drift.MOUNT})
+        held.reason = "a mount covers it"
+        self._set_state(held, State.DRIFTED)
+        self._reporter.drifted(held, held.drift)
+        return self.mode is Mode.ENFORCE
+
+    def uncover(self, held: Held) -> None:
+        """Take note that the mount is gone, and look at what it covered."""
+        held.covered = 0.0
+        held.reason = ""
+        self.look(held, thorough=True)
 
     def map_report(self, path: str, ino: int, ctime_ns: int, *, answers: str) -> bool:
         """Take the rebuild unit's word on what a map answers; False when the map changed since.
@@ -234,15 +248,6 @@ class Enforcer:
         else:
             held.identify(found, time.time_ns())
         return True
-
-    def release_locks(self) -> int:
-        """Take the lock off every entry that has one; return how many."""
-        count = 0
-        for held in self.table:
-            if "i" in held.entry.flags and held.descriptor >= 0:
-                with contextlib.suppress(OSError):
-                    count += inode_flags.hold_flags(held.descriptor, "")
-        return count
 
     # Outcomes -----------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ class Exit(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     REFUSED = 4
+    CONFIG = 78  # of the guard alone: systemd must not start it again and again (sysexits.h EX_CONFIG)
 
 
 class HardendError(Exception):

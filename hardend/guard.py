@@ -86,13 +86,17 @@ class Guard:
         for instance in self.watch.instances.values():
             self.epoll.register(instance.descriptor, select.EPOLLIN)
         self.epoll.register(self.mounts.descriptor, select.EPOLLPRI | select.EPOLLERR)
-        # Refused in containers without the right; the guard works without it, only slower under load.
+
+    def _ask_for_rr(self) -> None:
+        """Ask for SCHED_RR, after the start's long pass: LimitRTTIME ends what computes too long.
+
+        Refused in containers without the right; the guard works without it, only slower under load.
+        """
         with contextlib.suppress(OSError):
-            if os.sched_getscheduler(0) != os.SCHED_RR:
-                policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-                os.sched_setscheduler(0, policy, os.sched_param(_RR_PRIORITY))
-        policy_now = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
-        self.scheduling = "rr" if policy_now == os.SCHED_RR else "other"
+            policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(0, policy, os.sched_param(_RR_PRIORITY))
+        now = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+        self.scheduling = "rr" if now == os.SCHED_RR else "other"
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
@@ -109,6 +113,7 @@ class Guard:
             self.enforcer.pending.rebuild = True
         gc.collect()
         gc.freeze()
+        self._ask_for_rr()
         self.publish()
         notify("READY=1\nSTATUS=" + self.status_line())
         self.journal.event(
@@ -202,11 +207,13 @@ class Guard:
     def _look_at_mounts(self) -> None:
         paths = set(self.enforcer.table.by_path)
         mounts = {path for path, held in self.enforcer.table.by_path.items() if held.entry.mount}
-        covered = self.mounts.changed(paths, mounts)
-        for path in covered:
-            held = self.enforcer.table.by_path[path]
-            if self.enforcer.covered(held) and not self.enforcer.paused:
-                self.jobs.unmount(path)
+        covered = set(self.mounts.changed(paths, mounts))
+        for path, held in self.enforcer.table.by_path.items():
+            if path in covered:
+                if self.enforcer.cover(held) and not self.enforcer.paused:
+                    self.jobs.unmount(path)
+            elif held.covered:
+                self.enforcer.uncover(held)
 
     def _timeout(self) -> float:
         now = time.monotonic()

@@ -10,6 +10,7 @@ from hardend import pause
 from hardend.errors import HardendError, ProtocolError, StoreError
 from hardend.journal import Event
 from hardend.model import State, printable
+from hardend.succession import release_locks
 
 if TYPE_CHECKING:
     from hardend.control import Reply, Request
@@ -79,7 +80,7 @@ class Verbs:
         guard = self._guard
         guard.pause = pause.start(guard.host, seconds=float(seconds), reason=why, by=by)
         guard.enforcer.paused = True
-        count = guard.enforcer.release_locks()
+        count = release_locks(guard.enforcer.table)
         guard.journal.event(
             Event.ENFORCEMENT_PAUSED,
             f"enforcement is off until {guard.pause.until_text()}, {count} locks released: {why}",

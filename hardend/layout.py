@@ -319,7 +319,7 @@ class _Search:
     def smrsh_directory(self, smrsh: str) -> str:
         """Return the directory that smrsh was compiled to use; its strings say, it is not run."""
         texts = [os.fsdecode(text) for text in _SMRSH_STRING.findall(self.tree.contents(smrsh))]
-        inside = [text for text in texts if self.tree.real(text) != smrsh]
+        inside = [text for text in texts if text not in {smrsh, *_SMRSH}]
         best = next((text for text in inside if stat.S_ISDIR(self.tree.mode(text))), "")
         if best or inside:
             return self.note(

@@ -80,8 +80,12 @@ class MapPass:
 
     def _judge(self, entry: Entry, answers: str, proven_ns: int) -> None:
         if answers != entry.answers:
-            word = "cannot be read" if answers == _UNREADABLE else "answers otherwise than approved"
-            self._note(entry, f"{word}; the approved one goes in" if self._means.may_change else word)
+            word = "no readable map" if answers == _UNREADABLE else "answering otherwise"
+            now = maps.copy_live(self._means.host, entry.path)
+            if now is not None and now.digest == entry.digest:
+                self.outcomes[entry.path] = f"put back: it was {word}"
+            else:
+                self._note(entry, word)
             return
         self.outcomes[entry.path] = "answers as approved"
         if proven_ns and self._means.may_change:

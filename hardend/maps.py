@@ -36,7 +36,15 @@ _COUNT = re.compile(rb": (\d+) aliases, longest \d+ bytes, \d+ bytes total")
 _COMPLAINT = re.compile(rb"^\S+: line (\d+): (.*)$", re.MULTILINE)
 # Options that do not matter to a build on the side, but could make it fail or go elsewhere.
 _LEFT_OUT = frozenset(
-    {"aliasfile", "defaultuser", "pidfile", "queuedirectory", "runasuser", "trusteduser"}
+    {
+        "aliasfile",
+        "defaultuser",
+        "loglevel",
+        "pidfile",
+        "queuedirectory",
+        "runasuser",
+        "trusteduser",
+    }
 )
 _LIBRARY = re.compile(rb"\0(libdb-?[0-9][0-9.]*\.so[0-9.]*)\0")
 _LIBRARY_DIRS = ("/usr/lib", "/lib", "/usr/lib64", "/lib64", "/usr/local/lib")
@@ -310,10 +318,11 @@ def _cf_for_building(directory: str, tools: Tools) -> tuple[str, list[str]]:
         name = text[1:].strip().partition(b"=")[0].strip().decode("ascii", "replace").lower()
         if line.number in programs or (text[:1] == b"O" and name in _LEFT_OUT):
             continue
-        if text[:2] == b"OA" or text[:2] == b"OQ":
+        if text[:2] in {b"OA", b"OL", b"OQ"}:
             continue
         lines.append(_at_root(line.raw, tools.root) if text[:1] == b"F" else line.raw)
-    lines.append(b"\nO QueueDirectory=%s\n" % os.fsencode(queue))
+    # No line in mail.log for a map that nobody uses.
+    lines.append(b"\nO LogLevel=0\nO QueueDirectory=%s\n" % os.fsencode(queue))
     path = _aside(directory, "sendmail.cf", b"".join(lines))
     return path, list(program_lines(document))
 

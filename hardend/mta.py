@@ -128,7 +128,9 @@ def knowledge(process: Process, memory: Loaded | None, situation: Situation) -> 
         since, until = situation.drifts.get(path, (0, 0))
         remembered = mine.digests.get(path, UNKNOWN) if mine else UNKNOWN
         live = situation.live.get(path)
-        if since <= until_ns and from_ns <= until:
+        # What was proven when it was remembered did not drift before the reading began.
+        earliest = from_ns if remembered not in {UNKNOWN, DRIFTED} else 0
+        if earliest <= since <= until_ns and from_ns <= until:
             digests[path] = DRIFTED
         elif remembered != UNKNOWN:
             digests[path] = remembered

@@ -74,7 +74,7 @@ class Proposer:
             if proposal.entries.pop(path, None) is None:
                 raise FileError(
                     f"{printable(path)}: not a path that hardend protects on this host",
-                    hint="hardend layout lists them; [protect] in hardend.toml adds one",
+                    hint="hardend layout lists them; protect in [paths] of hardend.toml adds one",
                 )
             return
         if not source:

@@ -20,11 +20,13 @@ from hardend.config import Settings
 from hardend.errors import HardendError, RefusedError
 from hardend.journal import Journal
 from hardend.map_pass import MapPass
-from hardend.model import Host, Mode
+from hardend.model import Host, Mode, State
 from hardend.mta_pass import MtaPass
 from hardend.offer import Means, offer_for
 
-_ROUNDS = 20
+# Well under TimeoutStartSec of hardend-rebuild.service; a longer reload_interval is not waited for.
+_LONGEST_S = 480.0
+_PUT_BACK = frozenset({State.RESTORED.value, State.CONTESTED.value})
 _SETTLE_S = 0.3  # the guard publishes four times a second
 
 
@@ -58,21 +60,22 @@ def run(host: Host, settings: Settings, *, say: Callable[[str], None] = lambda _
 def _rounds(
     host: Host, settings: Settings, journal: Journal, say: Callable[[str], None]
 ) -> Report:
-    deadline = time.monotonic() + settings.reload_interval_s + 2 * settings.command_timeout_s
-    for _ in range(_ROUNDS):
+    longest_s = settings.reload_interval_s + 2.0 * settings.command_timeout_s
+    deadline = time.monotonic() + min(longest_s, _LONGEST_S)
+    while True:
         published = published_state(host)
         report, wait_s = _one_round(host, settings, journal, published)
         seen = _work(published)
-        if wait_s and time.monotonic() + wait_s < deadline:
+        left_s = deadline - time.monotonic()
+        if 0 < wait_s < left_s:
             say(f"waiting {wait_s:.0f} s: at most one reload in {settings.reload_interval_s} s")
             _wait(host, wait_s, seen)
-        else:
-            if wait_s:
-                report.problems.append(f"a reload of the MTA is due in {wait_s:.0f} s")
-            _wait(host, _SETTLE_S, seen)
-            if _work(published_state(host)) == seen:
-                break
-    return report
+            continue
+        if wait_s:
+            report.problems.append(f"a reload of the MTA is due in {wait_s:.0f} s: run it then")
+        _wait(host, _SETTLE_S, seen)
+        if left_s <= 0 or _work(published_state(host)) == seen:
+            return report
 
 
 def _one_round(
@@ -125,8 +128,14 @@ def drifts_of(published: dict[str, object]) -> dict[str, tuple[int, int]]:
 
 
 def _work(published: dict[str, object]) -> tuple[object, ...]:
-    """Return what changes when there is something new to look at."""
-    return published.get("restores"), published.get("generation"), drifts_of(published)
+    """Return what changes when there is something new to look at: restores, maps in doubt."""
+    paths = published.get("paths")
+    doubted = sorted(
+        str(path)
+        for path, item in (paths.items() if isinstance(paths, dict) else ())
+        if isinstance(item, dict) and item.get("state") not in _PUT_BACK
+    )
+    return published.get("restores"), published.get("generation"), drifts_of(published), doubted
 
 
 def _wait(host: Host, wait_s: float, seen: tuple[object, ...]) -> None:

@@ -87,13 +87,14 @@ def decide(entry: Entry, drift: frozenset[Drift], mode: Mode) -> Act:
         return Act.REBUILD
     if entry.role is Role.LINK or entry.holds_content:
         return Act.EXCHANGE
-    if entry.role is Role.MAP and not entry.opaque and drift & {Drift.MISSING, Drift.TYPE}:
+    if entry.role is Role.MAP and not entry.opaque and drift & _REPLACES_MAP:
         return Act.EXCHANGE
     if drift & {Drift.MISSING, Drift.TYPE}:
         return Act.REPORT  # its content is not held (class attributes, opaque map)
     return Act.AMEND
 
 
+_REPLACES_MAP = frozenset({Drift.MISSING, Drift.TYPE, Drift.CONTENT})
 _CHECKABLE = frozenset({Drift.CONTENT, Drift.STALE})
 
 

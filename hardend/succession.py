@@ -50,6 +50,7 @@ class Succession:
             held.descriptor, before.descriptor = before.descriptor, -1
         held.device, held.inode = before.device, before.inode
         held.since, held.state = before.since, before.state
+        held.bad_answers = held.entry.answers != before.entry.answers
         if before.entry == held.entry:
             held.spare, before.spare = before.spare, None
         elif before.spare is not None:
@@ -64,3 +65,13 @@ class Succession:
         if held.spare is not None:
             self._spares.discard(held.spare)
         held.drop()
+
+
+def release_locks(table: Table) -> int:
+    """Take the lock off every entry that has one; return how many."""
+    count = 0
+    for held in table:
+        if "i" in held.entry.flags and held.descriptor >= 0:
+            with contextlib.suppress(OSError):
+                count += inode_flags.hold_flags(held.descriptor, "")
+    return count

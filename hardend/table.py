@@ -66,6 +66,7 @@ class Held:
     wants_spare: bool = False
     other_mount: bool = False
     fresh: bool = False  # approved a moment ago: bringing it there is no drift
+    covered: float = 0.0  # since when a mount lies over it (steady clock), or 0
     unverified: bool = False
     bad_answers: bool = False
     next_exchange: float = 0.0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from hardend.cli.options import common_options
+from hardend.errors import ConfigError, Exit
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,4 +19,9 @@ def _guard(args: argparse.Namespace) -> int:
     # Here, not above: the guard's modules are for the guard alone.
     from hardend import config, guard  # noqa: PLC0415
 
-    return guard.serve(args.host, config.load(args.host))
+    try:
+        settings = config.load(args.host)
+    except ConfigError as error:
+        error.exit_code = Exit.CONFIG
+        raise
+    return guard.serve(args.host, settings)
