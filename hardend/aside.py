@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +17,8 @@ from hardend.kernel.exchange import move_in
 from hardend.model import Drift, Entry, Host
 from hardend.observe import file_type
 
+BESIDE = b".hardend"  # our directory beside what is on another mount than /etc/hardend
+_ATTEMPTS = 4
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -95,7 +99,7 @@ class Aside:
     ) -> Taken:
         """Rename an object out of ``directory``; it keeps its inode, and the writer's descriptors.
 
-        On another mount it is renamed within its directory, and the record says where. ``path`` is its
+        On another mount it goes to our directory beside it, and the record says where. ``path`` is its
         own path where that is not the entry's. Raises OSError.
         """
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -106,11 +110,9 @@ class Aside:
         try:
             move_in(directory, name, self._directory, identifier.encode())
         except OSError as error:
-            if error.errno != _EXDEV:
+            if error.errno != errno.EXDEV:
                 raise
-            new_name = f"taken-{identifier}"
-            move_in(directory, name, directory, new_name.encode())
-            at = os.path.join(os.readlink(f"/proc/self/fd/{directory}"), new_name)
+            at = _move_beside(directory, name, f"taken-{identifier}")
         self.count += 1
         return Taken(
             identifier,
@@ -151,4 +153,33 @@ class Aside:
         return False
 
 
-_EXDEV = 18
+def open_beside(parent: int) -> int:
+    """Open, or make, our private directory in ``parent``; the caller closes it.
+
+    What else has its name is renamed out of the way. Raises OSError.
+    """
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(BESIDE, 0o700, dir_fd=parent)
+        with contextlib.suppress(NotADirectoryError):
+            directory = os.open(BESIDE, _DIRECTORY, dir_fd=parent)
+            found = os.fstat(directory)
+            if found.st_uid == 0 and not found.st_mode & 0o077:
+                return directory
+            os.close(directory)
+        os.rename(BESIDE, f"hardend-{time.time_ns()}", src_dir_fd=parent, dst_dir_fd=parent)
+    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(BESIDE))
+
+
+def _move_beside(directory: int, name: bytes, new_name: str) -> str:
+    """Move an object to our directory in its own, or, where it is there already, to another name."""
+    here = os.readlink(f"/proc/self/fd/{directory}")
+    if os.path.basename(here) == os.fsdecode(BESIDE):
+        move_in(directory, name, directory, new_name.encode())
+        return os.path.join(here, new_name)
+    beside = open_beside(directory)
+    try:
+        move_in(directory, name, beside, new_name.encode())
+        return os.path.join(os.readlink(f"/proc/self/fd/{beside}"), new_name)
+    finally:
+        os.close(beside)

@@ -6,8 +6,10 @@ The generation is on disk before any live file changes, so a crash rolls forward
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -47,12 +49,9 @@ def commit(
     require_root()
     store = Store(host)
     with store.locked():
-        number, parent = 0, ""
-        if store.has_baseline():
-            current = store.current()
-            number, parent = current.number, store.manifest_digest(current.number)
+        number, parent = store.next()
         generation = Generation(
-            number=number + 1,
+            number=number,
             parent=parent,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             author=author or caller(),
@@ -100,15 +99,25 @@ def one_pass(host: Host, settings: Settings, outcome: Outcome) -> None:
 
 
 def commit_and_apply(
-    host: Host, settings: Settings, proposal: Proposal, *, reason: str, author: str = ""
+    host: Host,
+    settings: Settings,
+    proposal: Proposal,
+    *,
+    reason: str,
+    author: str = "",
+    before_apply: Callable[[Generation], None] = lambda _: None,
 ) -> tuple[Generation, Outcome]:
     """Commit and apply; when the host cannot be brought there, a new generation has the old content.
 
-    Raises RefusedError then, with the reason.
+    ``before_apply`` is called when the generation is written and nothing live is changed yet, with the
+    one that was in force (the new one, when it is the first). Raises RefusedError with the reason.
     """
     store = Store(host)
-    before = store.current() if store.has_baseline() else None
+    before = None
+    with contextlib.suppress(StoreError):  # none yet, or damaged: approving anew is the way out
+        before = store.current()
     generation = commit(host, proposal, reason=reason, author=author)
+    before_apply(before or generation)
     try:
         outcome = apply(host, settings)
     except (RefusedError, StoreError) as error:

@@ -125,7 +125,10 @@ class ControlServer:
 
     def _serve(self, descriptor: int) -> None:
         client, buffer = self._clients[descriptor]
-        part = client.recv(_LINE_LIMIT)
+        try:
+            part = client.recv(_LINE_LIMIT)
+        except BlockingIOError:
+            return  # the event was for a client that had this descriptor before
         buffer += part
         if b"\n" not in buffer and part and len(buffer) <= _LINE_LIMIT:
             return

@@ -10,7 +10,7 @@ import shutil
 from hardend import layout, maps
 from hardend.command import run
 from hardend.config import Settings
-from hardend.demo_packages import Packages
+from hardend.demo_packages import HOST_NAME, Packages
 from hardend.errors import CommandError, HardendError
 from hardend.model import Host, MapSpec
 
@@ -22,9 +22,9 @@ _TIMEOUT_S = 60.0
 _INCLUDE = re.compile(rb"include\(`(/etc/mail/[^']+)'\)")
 _FILES = {
     "/etc/os-release": b'PRETTY_NAME="Debian GNU/Linux"\nID=debian\n',
-    "/etc/passwd": b"root:x:0:0::/root:/bin/sh\nsmmta:x:990:990::/:/bin/false\nsmmsp:x:991:991::/:/bin/false\n",
+    "/etc/passwd": b"root:x:0:0::/:/bin/sh\nsmmta:x:990:990::/:/bin/false\nsmmsp:x:991:991::/:/bin/false\n",
     "/etc/group": b"root:x:0:\nsmmta:x:990:\nsmmsp:x:991:\n",
-    "/etc/mail/local-host-names": b"localhost\nmail.example.com\n",
+    "/etc/mail/local-host-names": f"localhost\n{HOST_NAME}\n".encode(),
 }
 _LINKS = {
     "/etc/mail/aliases": "../aliases",

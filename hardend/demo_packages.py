@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hardend.command import run
 from hardend.errors import CommandError, RefusedError
 
+HOST_NAME = "mail.example.com"
 PACKAGES = ("sendmail-base", "sendmail-cf", "sendmail-bin")
 _PROGRAMS = {
     "sendmail": "usr/libexec/sendmail/sendmail",
@@ -107,20 +108,32 @@ def _programs(directory: str, root: str) -> str:
     """
     programs = os.path.join(directory, "programs")
     os.makedirs(os.path.join(programs, "real"))
-    libraries = {
-        place for place, _, names in os.walk(root) if any(".so." in name for name in names)
-    }
-    search = shlex.quote(":".join(sorted(libraries)))
+    libraries = {place for place, _, names in os.walk(root) if any(".so." in name for name in names)}
     for name, path in _PROGRAMS.items():
-        if not os.path.exists(os.path.join(root, path)):
-            continue
-        real = os.path.join(programs, "real", name)
-        shutil.copyfile(os.path.join(root, path), real)
-        os.chmod(real, 0o755)
-        wrapper = os.path.join(programs, name)
-        with open(wrapper, "w", encoding="utf-8") as file:
-            file.write(
-                f'#!/bin/sh\nLD_LIBRARY_PATH={search}\nexport LD_LIBRARY_PATH\nexec {shlex.quote(real)} "$@"\n'
-            )
-        os.chmod(wrapper, 0o755)
+        if os.path.exists(os.path.join(root, path)):
+            real = os.path.join(programs, "real", name)
+            shutil.copyfile(os.path.join(root, path), real)
+            os.chmod(real, 0o700)
+            wrapper = os.path.join(programs, name)
+            with open(wrapper, "w", encoding="utf-8") as file:
+                file.write(_wrapper(name, real, sorted(libraries)))
+            os.chmod(wrapper, 0o700)
     return programs
+
+
+def _wrapper(name: str, real: str, libraries: list[str]) -> str:
+    """Return the script that runs a program.
+
+    sendmail waits for a minute before it does anything where the machine's name has no dot; a UTS
+    namespace (uts_namespaces(7)) gives it the demo host's.
+    """
+    lines = ["#!/bin/sh", f"real={shlex.quote(real)}"]
+    if libraries:
+        lines += [f"LD_LIBRARY_PATH={shlex.quote(':'.join(libraries))}", "export LD_LIBRARY_PATH"]
+    if name == "sendmail":
+        lines += [
+            "if unshare --uts true 2>/dev/null; then",
+            f"    exec unshare --uts sh -c 'hostname {HOST_NAME}; exec \"$0\" \"$@\"' \"$real\" \"$@\"",
+            "fi",
+        ]
+    return "\n".join([*lines, 'exec "$real" "$@"', ""])

@@ -95,11 +95,14 @@ class Enforcer:
             held = succession.carry_over(fresh, generation.entries[path], before)
             held.fresh = strict and (before is None or before.entry != held.entry)
             self.want_spare(held)
+        for held in fresh:  # complete now: how a directory is watched depends on what it holds
+            self._watcher.settle(held)
         for held in old.values():
             succession.retire(held)
         self.table = fresh
         self.generation = generation
         self.aside.generation = generation.number
+        self.pending.again.clear()  # of the old table; everything is looked at anew
 
     # Spares -------------------------------------------------------------------------------------
 
@@ -142,23 +145,19 @@ class Enforcer:
     def sweep(self) -> None:
         """Look at every path that lstat says has changed."""
         for held in self.table:
-            found = held.lstat()
-            if (
-                found is None
-                or found.st_ctime_ns != held.ctime_ns
-                or found.st_ino != held.inode
-                or not held.settled
-                or held.state not in _QUIET
-            ):
-                self.wake_ns = time.monotonic_ns()
-                self.look(held)
-            elif held.state is not State.CLEAN:
-                self._calm(held)
+            self.wake_ns = time.monotonic_ns()
+            self.look(held)
 
     def look(self, held: Held, *, thorough: bool = False) -> None:
-        """Bring one path to its entry, or say why not."""
+        """Bring one path to its entry, or say why not; what lstat says is as it was costs nothing."""
         if self.paused:
             return
+        try:
+            self._look(held, thorough=thorough)
+        except OSError as error:  # a disk that fails, a file system that went away
+            self._fail(held, held.drift, reason(error))
+
+    def _look(self, held: Held, *, thorough: bool) -> None:
         if held.covered:
             if time.monotonic() - held.covered > _UNMOUNT_S and self.mode is Mode.ENFORCE:
                 self._fail(held, frozenset({Drift.MOUNT}), "a mount covers it and does not go away")
@@ -173,6 +172,7 @@ class Enforcer:
             and not held.bad_answers
             and held.state in _QUIET
         ):
+            self._calm(held)
             return
         self.counters.looks += 1
         if held.parent is not None and held.parent.descriptor < 0:
@@ -207,12 +207,15 @@ class Enforcer:
             self.strangers.look(held, name)
 
     def look_at_lock(self, held: Held) -> None:
-        """Answer a hint: the file was opened, as chattr(1) must; put the lock back if it is off."""
-        if "i" in held.entry.flags and held.descriptor >= 0:
-            with contextlib.suppress(OSError):
-                now = inode_flags.get_flags(held.descriptor)
-                if now & inode_flags.HELD != inode_flags.from_letters(held.entry.flags):
-                    self.look(held)
+        """Answer a hint: the file was opened, as chattr(1) must; put the lock back if it is off.
+
+        Before anything else is looked at: the next command of the same shell is half a millisecond away.
+        """
+        if "i" not in held.entry.flags or held.descriptor < 0 or self.paused:
+            return
+        with contextlib.suppress(OSError):
+            if self.mode is not Mode.ENFORCE or self.examiner.relock(held):
+                self.look(held)
 
     def cover(self, held: Held) -> bool:
         """Take note that a mount covers a path; True when it is to be taken away, by a helper."""
@@ -298,11 +301,7 @@ class Enforcer:
         try:
             taken = self._perform(held, drift, act)
             note = held.reason
-        except CannotRestoreError as error:
-            held.next_exchange = now + _RETRY_S
-            self._fail(held, drift, str(error))
-            return
-        except OSError as error:
+        except (CannotRestoreError, OSError) as error:
             held.next_exchange = now + _RETRY_S
             self._fail(held, drift, reason(error))
             return

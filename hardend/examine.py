@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from typing import Protocol
@@ -95,14 +96,23 @@ class Examiner:
         if letters is not None and letters != entry.flags:
             drift = frozenset({Drift.FLAGS})
             if self.enforces and entry.kind is FileType.FILE:
-                inode_flags.hold_flags(descriptor, entry.flags)
-                self.relocks += 1
+                with contextlib.suppress(OSError):  # the restore tries again, and says why it cannot
+                    inode_flags.hold_flags(descriptor, entry.flags)
+                    self.relocks += 1
         content = entry.holds_content and entry.size <= self._settings.spare_max_mib << 20
         actual = from_descriptor(descriptor, content=content)
         drift |= compare(entry, actual) - {Drift.FLAGS}
         if entry.role is Role.MAP and not entry.opaque:
             drift |= self._map_drift(held, actual)
         return drift
+
+    def relock(self, held: Held) -> bool:
+        """Put the inode flags back through the kept descriptor; True when they were other ones."""
+        if not inode_flags.hold_flags(held.descriptor, held.entry.flags):
+            return False
+        held.relocked = True
+        self.relocks += 1
+        return True
 
     def _map_drift(self, held: Held, actual: Actual) -> frozenset[Drift]:
         """A map with other bytes may answer the same: the rebuild unit tells; until then it is unproven."""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 
 from hardend import classes, layout, maps
 from hardend.baseline.manifest import Generation
@@ -52,6 +54,13 @@ def _map_drift(
     return frozenset({Drift.CONTENT}) if answers != entry.answers else frozenset()
 
 
+def _is_ours(path: str) -> bool:
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not found.st_mode & 0o077
+    return False
+
+
 def _strangers(
     host: Host, generation: Generation, settings: Settings
 ) -> dict[str, frozenset[Drift]]:
@@ -67,7 +76,7 @@ def _strangers(
             continue  # already told as drift of the directory
         for name in names:
             full = os.path.join(path, name)
-            if full in generation.entries or name == ".hardend":
+            if full in generation.entries or (name == ".hardend" and _is_ours(host.at(full))):
                 continue
             if entry.role is Role.CLOSED or (
                 classes.class_of(full, found_layout, settings) is not Class.IGNORED

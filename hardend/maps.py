@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -55,6 +56,12 @@ _SENDMAIL = ("/usr/libexec/sendmail/sendmail", "/usr/sbin/sendmail.sendmail")
 _MAKEMAP = ("/usr/libexec/sendmail/makemap", "/usr/sbin/makemap")
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _ATTEMPTS = 5
+# makemap wants a sendmail.cf only to learn to whom a map is to belong.
+_NO_CF = ("-C", os.devnull)
+_TREE_MAY_LIE_ANYWHERE = b"O DontBlameSendmail=ClassFileInUnsafeDirPath,TrustStickyBit\n"
+_WORK_DIRS = ("/var/lib/hardend", "/run")
+_WORK_PREFIX = "hardend-map-"
+_LEFTOVER_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +156,28 @@ def _databases(makemap: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def workdir() -> Iterator[str]:
-    """Make a private directory that is gone afterwards."""
-    directory = tempfile.mkdtemp(prefix="hardend-map-")
+    """Make a private directory that is gone afterwards.
+
+    Not below /tmp where that can be helped: Sendmail refuses to build a map whose path leads through
+    a directory that the world can write, unless DontBlameSendmail trusts sticky bits.
+    """
+    parent = next((place for place in _WORK_DIRS if os.access(place, os.W_OK)), None)
+    if parent is not None:
+        _remove_leftovers(parent)
+    directory = tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=parent)
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_leftovers(parent: str) -> None:
+    """Remove what a run that was killed left behind."""
+    for entry in os.scandir(parent):
+        if entry.name.startswith(_WORK_PREFIX):
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_S:
+                    shutil.rmtree(entry.path)
 
 
 def copy_live(host: Host, path: str, largest: int = LARGEST_MAP) -> Copy | None:
@@ -230,7 +253,7 @@ def _answers(path: str, spec: MapSpec, tools: Tools) -> tuple[str, int]:
 
 def _dump(path: str, spec: MapSpec, tools: Tools, separator: bytes) -> bytes:
     _require(tools.makemap, "makemap")
-    argv = [tools.makemap, "-t", os.fsdecode(separator), "-u", spec.map_class, path]
+    argv = [tools.makemap, *_NO_CF, "-t", os.fsdecode(separator), "-u", spec.map_class, path]
     # Apart: warnings of directories above it are no records.
     done = run(argv, timeout_s=tools.timeout_s, errors_apart=True)
     if done.status:
@@ -262,7 +285,7 @@ def _build_map(
     base = os.path.join(directory, "map")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{base}.db")
-    argv = [tools.makemap, *spec.flags, spec.map_class, base]
+    argv = [tools.makemap, *_NO_CF, *spec.flags, spec.map_class, base]
     done = run(argv, timeout_s=tools.timeout_s, stdin=source, directory=directory)
     if done.status or not os.path.exists(f"{base}.db"):
         said = done.last_words.replace(base, spec.source)
@@ -312,7 +335,8 @@ def _cf_for_building(directory: str, tools: Tools) -> tuple[str, list[str]]:
     programs = _program_numbers(document)
     queue = os.path.join(directory, "queue")
     os.makedirs(queue, 0o700, exist_ok=True)
-    lines = []
+    # A tree may lie anywhere, below a directory that the world can write too.
+    lines = [] if tools.root == "/" else [_TREE_MAY_LIE_ANYWHERE]
     for line in document.lines:
         text = line.text
         name = text[1:].strip().partition(b"=")[0].strip().decode("ascii", "replace").lower()

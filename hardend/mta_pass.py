@@ -46,6 +46,15 @@ class MtaPass:
                 self._act(process, decision, situation)
         return wait_s
 
+    def note(self, generation: Generation, drifts: Mapping[str, tuple[int, int]]) -> None:
+        """Remember what each process is known to have loaded, before files change under it."""
+        memory = self._means.memory
+        for kind in Kind:
+            process = mta.find(kind, self._means.host, self._means.layout)
+            situation = self._situation(kind, generation, drifts) if process else None
+            if process is not None and situation is not None:
+                memory.loaded[kind] = mta.knowledge(process, memory.loaded.get(kind), situation)
+
     def _situation(
         self,
         kind: Kind,

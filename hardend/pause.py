@@ -67,7 +67,8 @@ def read(host: Host) -> Pause | None:
             str(document["reason"]),
             str(document["by"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        pause.until_text()
+    except (OSError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return None
     return pause if pause.remaining_s > 0 and pause.boot == boot.identity(host) else None
 

@@ -14,6 +14,7 @@ from hardend.baseline.store import Store
 from hardend.capture import Live, Reader, entry_of
 from hardend.config import Settings
 from hardend.errors import FileError, HardendError, RefusedError
+from hardend.gate import Candidate, gate
 from hardend.model import Class, Entry, FileType, Host, Protected, Role, printable
 
 
@@ -71,7 +72,10 @@ class Proposer:
         self, proposal: Proposal, protected: Protected | None, path: str, source: str
     ) -> None:
         if protected is None:
-            if proposal.entries.pop(path, None) is None:
+            known = proposal.entries.pop(path, None)
+            for inside in [name for name in proposal.entries if name.startswith(path.rstrip("/") + "/")]:
+                del proposal.entries[inside]
+            if known is None:
                 raise FileError(
                     f"{printable(path)}: not a path that hardend protects on this host",
                     hint="hardend layout lists them; protect in [paths] of hardend.toml adds one",
@@ -104,6 +108,8 @@ class Proposer:
         )
         if before is None:
             raise FileError(f"{printable(path)}: create it first, then approve it")
+        if path in (self.layout.cf, self.layout.submit_cf):
+            self._pass_gate(path, content, before)
         now_ns = time.time_ns()
         proposal.entries[path] = replace(
             before,
@@ -114,6 +120,16 @@ class Proposer:
         for entry in list(proposal.entries.values()):
             if entry.spec is not None and entry.spec.source == path:
                 self._build_map(proposal, entry, content, now_ns)
+
+    def _pass_gate(self, path: str, content: bytes, before: Entry) -> None:
+        """Refuse a configuration that Sendmail would not accept, or whose parts are missing."""
+        approved = self.store.object(before.digest) if before.digest else b""
+        problems = gate(Candidate(path, content, approved), self._host, self.layout, self._tools)
+        if problems:
+            raise RefusedError(
+                f"{printable(path)}: not approved: {'; '.join(problems)}",
+                hint="nothing was changed; correct the file and approve it again",
+            )
 
     def _build_map(
         self, proposal: Proposal, entry: Entry, content: bytes, now_ns: int

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from hardend import layout, maps, mta_memory, pause, state
+from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.errors import HardendError, RefusedError
@@ -83,17 +84,7 @@ def _one_round(
 ) -> tuple[Report, float]:
     """Return the report, and how long the MTA has to wait for its reload."""
     report = Report()
-    where = layout.find(host)
-    means = Means(
-        host=host,
-        settings=settings,
-        layout=where,
-        tools=maps.tools_for(host, where, settings),
-        store=Store(host),
-        journal=journal,
-        memory=mta_memory.read(host),
-        may_change=settings.mode is Mode.ENFORCE and pause.read(host) is None,
-    )
+    means = _means(host, settings, journal)
     offer = offer_for(means)
     try:
         map_pass = MapPass(means)
@@ -107,6 +98,39 @@ def _one_round(
     report.maps, report.mta = map_pass.outcomes, mta_pass.outcomes
     report.problems = map_pass.problems + mta_pass.problems
     return report, wait_s
+
+
+def _means(host: Host, settings: Settings, journal: Journal) -> Means:
+    where = layout.find(host)
+    return Means(
+        host=host,
+        settings=settings,
+        layout=where,
+        tools=maps.tools_for(host, where, settings),
+        store=Store(host),
+        journal=journal,
+        memory=mta_memory.read(host),
+        may_change=settings.mode is Mode.ENFORCE and pause.read(host) is None,
+    )
+
+
+def note_mta(host: Host, settings: Settings, generation: Generation) -> None:
+    """Remember what the MTA has loaded, as far as it is known, before a generation is applied.
+
+    Locking a file changes its ctime: afterwards nothing tells that it is as old as it was. A host
+    where it cannot be written down is told the same by the next run, as unknown.
+    """
+    if host.is_tree:
+        return
+    journal = Journal(host, identifier="hardend-rebuild")
+    try:
+        means = _means(host, settings, journal)
+        MtaPass(means).note(generation, drifts_of(published_state(host)))
+        mta_memory.write(host, means.memory)
+    except (HardendError, OSError):
+        return
+    finally:
+        journal.close()
 
 
 def published_state(host: Host) -> dict[str, object]:

@@ -81,8 +81,12 @@ class Restorer:
                     continue
                 raise CannotRestoreError(reason(error)) from error
             held.adopt(os.dup(spare.descriptor))
-            if not lock_and_compare(held):
-                return replaced
+            try:
+                if not lock_and_compare(held):
+                    return replaced
+            except OSError as error:
+                self.clear(replaced, held, frozenset({Drift.CONTENT}), time.time_ns())
+                raise CannotRestoreError(f"its lock: {reason(error)}") from error
             self.clear(replaced, held, frozenset({Drift.CONTENT}), time.time_ns())
         raise CannotRestoreError("something changes it faster than it can be verified")
 
@@ -108,6 +112,7 @@ class Restorer:
                 elif error.errno == errno.EPERM and attempt < _ATTEMPTS - 1:
                     unlock(held)
                 elif error.errno in _NO_EXCHANGE:
+                    unlock(held)  # link(2) and rename(2) both refuse what is immutable
                     return self._put_in_without_exchange(held, spare)
                 else:
                     raise
@@ -135,7 +140,15 @@ class Restorer:
             )
         elif found is not None:
             os.rename(held.name, kept, src_dir_fd=parent, dst_dir_fd=spare.directory)
-        os.rename(spare.name, held.name, src_dir_fd=spare.directory, dst_dir_fd=parent)
+        try:
+            os.rename(spare.name, held.name, src_dir_fd=spare.directory, dst_dir_fd=parent)
+        except OSError:
+            with contextlib.suppress(OSError):  # as it was, so that the next attempt finds a free name
+                if something:
+                    os.unlink(kept, dir_fd=spare.directory)
+                elif found is not None:
+                    os.rename(kept, held.name, src_dir_fd=spare.directory, dst_dir_fd=parent)
+            raise
         if found is not None:
             os.rename(
                 kept, spare.name, src_dir_fd=spare.directory, dst_dir_fd=spare.directory
@@ -158,8 +171,10 @@ class Restorer:
         return taken
 
 
-def reason(error: OSError) -> str:
-    """Return why the kernel refused, in the administrator's words."""
+def reason(error: OSError | CannotRestoreError) -> str:
+    """Return why it did not work, in the administrator's words."""
+    if isinstance(error, CannotRestoreError):
+        return str(error)
     return _REASONS.get(error.errno or 0, (error.strerror or str(error)).lower())
 
 

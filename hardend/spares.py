@@ -8,15 +8,14 @@ import hashlib
 import os
 import stat
 
+from hardend.aside import open_beside
 from hardend.baseline.store import Store
 from hardend.errors import FileError, StoreError
 from hardend.kernel import flags as inode_flags
-from hardend.kernel import paths
 from hardend.model import Entry, FileType, Host
 from hardend.observe import hash_descriptor
 from hardend.table import Held, Spare
 
-BESIDE = b".hardend"  # the staging directory beside a target on another mount
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -47,7 +46,7 @@ class Spares:
         left behind then.
         """
         beside = held.other_mount
-        directory = self._open_beside(held) if beside else self.directory
+        directory = open_beside(held.parent_descriptor) if beside else self.directory
         self._serial += 1
         key = hashlib.sha256(os.fsencode(held.entry.path)).hexdigest()[:24]
         name = f"{key}-{os.getpid():x}-{self._serial:x}".encode()
@@ -137,18 +136,6 @@ class Spares:
             return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             os.close(writer)
-
-    def _open_beside(self, held: Held) -> int:
-        """Open, or make, the private directory beside a target that is on another mount."""
-        parent = held.parent_descriptor
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(BESIDE, 0o700, dir_fd=parent)
-        directory = paths.open_beneath(parent, os.fsdecode(BESIDE), _DIRECTORY)
-        found = os.fstat(directory)
-        if found.st_uid != 0 or found.st_mode & 0o077:
-            os.close(directory)
-            raise PermissionError(1, "a staging directory that is not ours", os.fsdecode(BESIDE))
-        return directory
 
 
 _HASH_LIMIT = 256 << 20

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from hardend.aside import Aside
+from hardend.aside import BESIDE, Aside
 from hardend.model import Class, Drift, Mode, Role
-from hardend.spares import BESIDE
 from hardend.table import Held
 
 # An attacker can make a million names; what matters is told by the first of them.
@@ -52,10 +52,12 @@ class Strangers:
 
     def look(self, held: Held, name: bytes) -> None:
         """Judge one name that is no entry."""
-        if held.entry.role not in {Role.DIRECTORY, Role.CLOSED} or name == BESIDE:
+        if held.entry.role not in {Role.DIRECTORY, Role.CLOSED}:
             return
         if not _exists(held, name):
             held.strangers.discard(name)
+            return
+        if name == BESIDE and _is_ours(held):
             return
         path = os.path.join(held.entry.path, os.fsdecode(name))
         if held.entry.role is Role.CLOSED and self._mode is Mode.ENFORCE:
@@ -86,6 +88,14 @@ class Strangers:
         self._aside.write_record(taken, "")
         self.taken += 1
         self._reporter.unexpected(held, name, taken.id)
+
+
+def _is_ours(held: Held) -> bool:
+    """A link or a program of that name could be run from the smrsh directory: only ours is passed over."""
+    with contextlib.suppress(OSError):
+        found = os.stat(BESIDE, dir_fd=held.descriptor, follow_symlinks=False)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not found.st_mode & 0o077
+    return False
 
 
 def _exists(held: Held, name: bytes) -> bool:

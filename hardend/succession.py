@@ -37,15 +37,12 @@ class Succession:
             held.identify(os.fstat(held.descriptor), 0)
         held.settled = False
         held.ctime_ns = 0
-        self._watcher.settle(held)
-        if held.spare is not None:
-            self._watcher.arm(held, held.spare.descriptor)
         return held
 
     def _inherit(self, held: Held, before: Held) -> None:
         self._watcher.forget(before)
         if before.parent is None:
-            os.close(before.descriptor)  # the new table has pinned the root itself
+            before.drop()  # the new table has pinned the root itself
         else:
             held.descriptor, before.descriptor = before.descriptor, -1
         held.device, held.inode = before.device, before.inode

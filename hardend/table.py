@@ -67,6 +67,7 @@ class Held:
     other_mount: bool = False
     fresh: bool = False  # approved a moment ago: bringing it there is no drift
     covered: float = 0.0  # since when a mount lies over it (steady clock), or 0
+    relocked: bool = False  # the lock was off and is on again; not told yet
     unverified: bool = False
     bad_answers: bool = False
     next_exchange: float = 0.0

@@ -46,7 +46,7 @@ _ID = CallbackId(1)
 
 # A readable file can be opened in a loop by anybody: past this many hints in the span, the path's
 # hints are off for as long again and the sweep covers it.
-HINTS_PER_SPAN = 20
+HINTS_PER_SPAN = 200
 SPAN_S = 0.1
 
 
@@ -175,6 +175,7 @@ class Watch:
             for watch in watches.values():
                 self.instances[channel].remove(watch)
         self._buckets.pop(held, None)
+        self._quiet = [quiet for quiet in self._quiet if quiet is not held]
 
     def read(self, channel: Channel) -> Batch:
         """Read what waits on a descriptor that poll says is readable."""
@@ -192,7 +193,7 @@ class Watch:
             if held is None:
                 continue
             if mask & _GONE:
-                held_by.pop(watch, None)
+                instance.remove(watch)
                 self._lose(held, channel, watch)
                 batch.lost[held] = None
             elif name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -70,23 +71,41 @@ def parse(manifest: bytes, where: str) -> Generation:
     try:
         _require_schema(_field(document, "schema", int))
         entries = [_entry_from_json(item) for item in _field(document, "entries", list)]
-        return Generation(
+        generation = Generation(
             number=_field(document, "number", int),
             entries={entry.path: entry for entry in entries},
             **{name: _field(document, name, str) for name in _TEXTS},
         )
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        _require_directories(generation.entries)
+        _require_canonical(generation, manifest)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{where}: damaged manifest: {error}", hint=_HINT) from error
+    return generation
 
 
 _HINT = "hardend baseline verify names every damaged part; hardend baseline rollback N goes back"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"(?:[0-9a-f]{2})*")
+# What the kernel takes (chown(2), chmod(2), utimensat(2)); anything else would fail at a restore.
+_RANGES = {
+    "uid": (0, (1 << 32) - 2),
+    "gid": (0, (1 << 32) - 2),
+    "mode": (0, 0o7777),
+    "size": (0, (1 << 63) - 1),
+    "mtime_ns": (-(1 << 63), (1 << 63) - 1),
+}
 _TEXTS = ("parent", "time", "author", "reason", "layout", "hardend", "sendmail")
 
 
 def _require_schema(schema: int) -> None:
     if schema != SCHEMA:
         raise ValueError(f"schema {schema} is not {SCHEMA}")
+
+
+def _require_canonical(generation: Generation, manifest: bytes) -> None:
+    """Nothing is named twice or added: one generation has one manifest, so one digest."""
+    if render(generation) != manifest:
+        raise ValueError("it is not in the one form that hardend writes")
 
 
 def _field(document: object, name: str, kind: type[_T]) -> _T:
@@ -115,13 +134,34 @@ def _entry_from_json(item: object) -> Entry:
         raise ValueError(f"an entry with unknown fields: {item!r:.80}")
     values = {name: _READ[name](item, name) for name in item}
     entry = Entry(**values)  # type: ignore[arg-type] # each reader returns the type of its field
-    if not entry.path.startswith("/") or "/../" in entry.path + "/" or "\0" in entry.path:
+    _check(entry)
+    return entry
+
+
+def _check(entry: Entry) -> None:
+    """Refuse values that no approval writes: a restore must never be what finds out."""
+    if entry.path != os.path.normpath(entry.path) or entry.path[:2] in {"//", ""} or entry.path[0] != "/":
         raise ValueError(f"entry path {entry.path!r} is not absolute and plain")
-    if entry.target and "\0" in entry.target:
-        raise ValueError(f"entry {entry.path!r}: a NUL in its target")
+    for name in (entry.path, entry.target, *(name for name, _ in entry.xattrs)):
+        if b"\0" in os.fsencode(name):  # raises UnicodeEncodeError for what is no name at all
+            raise ValueError(f"entry {entry.path!r}: a NUL in {name!r}")
     if entry.digest and not _DIGEST.fullmatch(entry.digest):
         raise ValueError(f"entry {entry.path!r}: {entry.digest!r:.80} is not a digest")
-    return entry
+    if entry.flags not in {"", "i", "a", "ia"}:
+        raise ValueError(f"entry {entry.path!r}: {entry.flags!r:.80} are not flags")
+    if not all(_HEX.fullmatch(value) for _, value in entry.xattrs):
+        raise ValueError(f"entry {entry.path!r}: an attribute's value is not hex")
+    for name, (low, high) in _RANGES.items():
+        if not low <= getattr(entry, name) <= high:
+            raise ValueError(f"entry {entry.path!r}: {name} is out of range")
+
+
+def _require_directories(entries: Mapping[str, Entry]) -> None:
+    """Every path is reached through the entry of its directory, up to the root."""
+    for path in entries:
+        above = entries.get(os.path.dirname(path))
+        if path != "/" and (above is None or above.kind is not FileType.DIRECTORY):
+            raise ValueError(f"entry {path!r} stands without its directory")
 
 
 def _text(item: dict[str, object], name: str) -> object:

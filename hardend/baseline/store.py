@@ -9,11 +9,14 @@ empty baseline.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -22,6 +25,7 @@ from hardend.baseline.manifest import Generation
 from hardend.errors import StoreError
 from hardend.model import Host, printable
 
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _BLOCK = 1 << 20
 _VERIFY = "hardend baseline verify names every damaged part"
 _MANIFEST_LIMIT = 64 << 20
@@ -46,7 +50,7 @@ class Store:
             names = os.listdir(self._generations)
         except FileNotFoundError:
             return []
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
 
     def current(self) -> Generation:
         """Return the generation in force. Raises StoreError when there is none or it is damaged."""
@@ -87,12 +91,11 @@ class Store:
         """Open an object for reading; the reader checks the digest (``copy_object`` does)."""
         where = os.path.join(self._objects, digest)
         try:
-            descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            return _open(where)
         except OSError as error:
             raise StoreError(
                 f"{where}: object cannot be read: {error.strerror}", hint=_VERIFY
             ) from error
-        return os.fdopen(descriptor, "rb")
 
     def object(self, digest: str) -> bytes:
         """Return the bytes of an object. Raises StoreError if missing or not what its name says."""
@@ -142,18 +145,33 @@ class Store:
         finally:
             os.close(descriptor)
 
+    def next(self) -> tuple[int, str]:
+        """Return the number of the generation to come and the digest of its parent ("" for none).
+
+        It follows the one in force. Where that cannot be read, it follows everything that is there, so
+        that approving anew is the way out of a damaged store; the caller holds the lock.
+        """
+        with contextlib.suppress(StoreError):
+            current = self.current().number
+            return current + 1, self.manifest_digest(current)
+        parent = ""
+        with contextlib.suppress(StoreError):
+            parent = self.manifest_digest(self.last_good().number)
+        return max(self.numbers(), default=0) + 1, parent
+
     def add_generation(self, generation: Generation) -> None:
         """Write a generation and make it current; the caller holds the lock.
 
-        The number must be one more than the newest. A crash leaves the old generation in force, or
-        the new one; nothing between.
+        The number must be that of ``next``. A crash leaves the old generation in force, or the new
+        one; nothing between. Raises StoreError for a generation that could not be read again.
         """
-        before = self.current().number if self.has_baseline() else 0
-        if generation.number != before + 1:
-            raise StoreError(f"generation {generation.number} does not follow {before}")
+        number, _ = self.next()
+        if generation.number != number:
+            raise StoreError(f"generation {generation.number} does not follow {number - 1}")
         data = manifest.render(generation)
+        manifest.parse(data, f"generation {number}")
         digest = manifest.digest(data)
-        final = os.path.join(self._generations, str(generation.number))
+        final = os.path.join(self._generations, str(number))
         aside = f"{final}.new"
         # A commit that died before it became current leaves a directory that nothing refers to.
         shutil.rmtree(final, ignore_errors=True)
@@ -162,14 +180,14 @@ class Store:
         self._write(os.path.join(aside, "digest"), digest.encode() + b"\n")
         os.rename(aside, final)
         _sync_directory(self._generations)
-        current = {"number": generation.number, "manifest": digest}
+        current = {"number": number, "manifest": digest}
         self._write(self._current, json.dumps(current, sort_keys=True).encode() + b"\n")
 
     def verify(self) -> list[str]:
         """Return every fault of the store, one sentence each: digests, chain, objects, current."""
         faults = []
-        parent = None
-        for number in self.numbers():
+        parent: str | None = ""  # of the first
+        for number in range(1, self._newest() + 1):
             try:
                 generation = self.generation(number)
             except StoreError as error:
@@ -187,6 +205,12 @@ class Store:
                 faults.append(str(error))
         return list(dict.fromkeys(faults))
 
+    def _newest(self) -> int:
+        """Return the number in force; a commit that died may have left a higher one behind."""
+        with contextlib.suppress(StoreError):
+            return self.current().number
+        return max(self.numbers(), default=0)
+
     def _object_faults(self, generation: Generation) -> list[str]:
         faults = []
         for entry in generation.entries.values():
@@ -203,7 +227,7 @@ class Store:
         try:
             document = json.loads(data)
             number, digest = document["number"], document["manifest"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{self._current}: damaged", hint=_VERIFY) from error
         if not isinstance(number, int) or not isinstance(digest, str):
             raise StoreError(f"{self._current}: damaged", hint=_VERIFY)
@@ -218,8 +242,7 @@ class Store:
 
     def _read(self, where: str, limit: int) -> bytes:
         try:
-            descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
+            with _open(where) as file:
                 data = file.read(limit + 1)
         except FileNotFoundError as error:
             hint = _VERIFY if self.has_baseline() else "hardend approve --reason TEXT makes the first"
@@ -242,6 +265,15 @@ class Store:
             os.fsync(file.fileno())
         os.rename(aside, where)
         _sync_directory(os.path.dirname(where))
+
+
+def _open(where: str) -> BinaryIO:
+    """Open a regular file of the store; what else stands there neither blocks nor is read."""
+    descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", where)
+    return os.fdopen(descriptor, "rb")
 
 
 def _sync_directory(path: str) -> None:

@@ -7,8 +7,9 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 
-from hardend import commit, config, layout, maps, propose, state
+from hardend import commit, config, layout, maps, propose, rebuild, state
 from hardend.baseline.store import Store
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError
@@ -26,7 +27,12 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     approve.add_argument("paths", nargs="*", metavar="PATH", action=_PathAction)
     approve.add_argument(
-        "--from", dest="source", metavar="FILE", action=_FromAction, help="new content for PATH"
+        "--from",
+        dest="source",
+        nargs="+",  # argparse takes positionals in one run only: what follows FILE are further paths
+        metavar=("FILE", "PATH"),
+        action=_FromAction,
+        help="new content for the PATH before it",
     )
     approve.add_argument("--reason", required=True, metavar="TEXT")
     approve.add_argument("--json", action="store_true")
@@ -68,8 +74,11 @@ class _FromAction(argparse.Action):
     ) -> None:
         if not namespace.proposed:
             parser.error("--from FILE follows the PATH that gets the content")
+        source, *further = values if isinstance(values, list) else [values]
         last = list(namespace.proposed)[-1]
-        namespace.proposed = {**namespace.proposed, last: str(values)}
+        namespace.proposed = {**namespace.proposed, last: str(source)}
+        for path in further:
+            namespace.proposed.setdefault(str(path), "")
 
 
 def _approve(args: argparse.Namespace) -> int:
@@ -88,7 +97,13 @@ def _approve(args: argparse.Namespace) -> int:
         proposal = proposer.whole_host()
     for warning in proposal.warnings:
         print(f"hardend: warning: {warning}", file=sys.stderr)
-    generation, outcome = commit.commit_and_apply(host, settings, proposal, reason=args.reason)
+    generation, outcome = commit.commit_and_apply(
+        host,
+        settings,
+        proposal,
+        reason=args.reason,
+        before_apply=partial(rebuild.note_mta, host, settings),
+    )
     commit.announce(host, generation)
     locked = [entry.path for entry in generation.entries.values() if "i" in entry.flags]
     if args.json:

@@ -15,6 +15,10 @@ from hardend.cli.options import common_options
 from hardend.errors import Exit, RefusedError
 from hardend.model import Class, Entry, Host, Role, printable
 
+_DESCRIBED = (
+    *("kind", "cls", "role", "uid", "gid", "flags", "mtime_ns", "target", "xattrs"),
+    *("spec", "answers", "builder", "sources", "opaque", "mount"),
+)
 _BINARY = 8000  # bytes looked at, as git does, to tell text from binary
 
 
@@ -132,7 +136,7 @@ def _describe(
     if before is None or after is None:
         yield f"{'added' if before is None else 'removed'}: {printable(path)}"
         return
-    for name in ("cls", "role", "uid", "gid", "flags", "mtime_ns", "target", "xattrs", "opaque"):
+    for name in _DESCRIBED:
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
             yield f"{printable(path)}: {name} {old!s:.200} -> {new!s:.200}"
@@ -153,8 +157,8 @@ def _content_diff(store: Store, before: Entry, after: Entry) -> Iterator[str]:
         yield f"{path}: binary content changed"
         return
     for line in difflib.unified_diff(
-        old.decode("utf-8", "surrogateescape").splitlines(),
-        new.decode("utf-8", "surrogateescape").splitlines(),
+        old.decode("utf-8", "surrogateescape").split("\n"),  # not splitlines(): "\r" is a difference
+        new.decode("utf-8", "surrogateescape").split("\n"),
         f"a{after.path}",
         f"b{after.path}",
         lineterm="",

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from hardend import __version__
 from hardend.errors import ConfigError, Exit, HardendError
+from hardend.model import printable
 
 # Explicit, in the order of the help: which module registers the verb.
 VERBS = {
@@ -42,8 +43,8 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"hardend {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    asked = next((argument for argument in arguments if argument in VERBS), None)
-    modules = [VERBS[asked]] if asked else list(dict.fromkeys(VERBS.values()))
+    asked = next((argument for argument in arguments if not argument.startswith("-")), "")
+    modules = [VERBS[asked]] if asked in VERBS else list(dict.fromkeys(VERBS.values()))
     for module in modules:
         importlib.import_module(f"hardend.cli.{module}").register(verbs)
     return parser
@@ -71,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(Exit.OK)
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # a full disk, a file system that failed: nothing a verb can mend
+        _say(f"{printable(str(error.filename or 'the operation'))}: {error.strerror or error}")
+        return int(Exit.REFUSED)
 
 
 def _say(text: str) -> None:

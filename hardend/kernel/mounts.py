@@ -31,7 +31,8 @@ def mount_points(descriptor: int) -> list[tuple[int, str]]:
 def parse_mountinfo(text: bytes) -> list[tuple[int, str]]:
     """Return (mount id, mount point) of each line; lines that are not mountinfo are passed over."""
     mounts = []
-    for line in text.splitlines():
+    # Not splitlines(): the kernel escapes "\n" in a path, but not "\r" (seq_path(), mangle_path()).
+    for line in text.split(b"\n"):
         fields = line.split(b" ")
         if len(fields) > 5 and fields[0].isdigit():  # noqa: PLR2004 - field 5 is the mount point
             point = _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), fields[4])

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import processes
+from tests.bench import processes, tracing
 from tests.bench.mailtree import BenchError, MailTree
-from tests.bench.processes import Restorers, Series
+from tests.bench.processes import Drifter, Restorers, Series
 from tests.bench.tables import print_head, print_row
 
 KINDS = ("write", "chmod", "unlink", "rename-over")
@@ -38,6 +38,7 @@ class Bench:
     tree: MailTree
     programs: Path
     restorers: Restorers
+    drifter: Drifter
     rounds: int
     gap_us: int
     missed: int = field(default=0)
@@ -111,8 +112,7 @@ class Bench:
     def _series(self, kind: str, name: str, *, rr: bool) -> None:
         gap_us = _UNLOCK_GAP_US if kind == "unlock" else self.gap_us
         rounds = max(1, self.rounds // 5) if kind == "unlock" else self.rounds
-        times = processes.drift(self.tree, self.programs, Series(kind, rounds, gap_us, rr))
-        self.restorers.check_alive()
+        times = self.drifter.run(Series(kind, rounds, gap_us, rr))
         self.missed += times.missed
         print_row(name, times)
 
@@ -146,11 +146,12 @@ def _run(args: argparse.Namespace) -> int:
     with MailTree(args.dir) as tree:
         programs = tree.scratch / "programs"
         processes.build(programs)
-        with processes.restorers(tree, programs) as restorers:
-            bench = Bench(tree, programs, restorers, rounds, args.gap)
-            kernel = os.uname().release
-            print(f"{rounds} drifts of each kind on each side, interleaved, {args.gap} us apart on average;")
-            print(f"Linux {kernel}, {os.cpu_count()} processors, Python {sys.version.split()[0]}")
+        with contextlib.ExitStack() as stack:
+            restorers = stack.enter_context(processes.restorers(tree, programs))
+            trace = _trace(stack, args.clock, tree, restorers)
+            drifter = Drifter(tree, programs, restorers, trace)
+            bench = Bench(tree, programs, restorers, drifter, rounds, args.gap)
+            _print_setting(bench)
             if args.idle:
                 bench.idle(args.idle)
             bench.latency()
@@ -163,15 +164,43 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if bench.missed else 0
 
 
+def _trace(
+    stack: contextlib.ExitStack, clock: str, tree: MailTree, restorers: Restorers
+) -> tracing.Trace | None:
+    """Start the trace; None where it is not wanted, or not to be had and not insisted on."""
+    if clock == "poll":
+        return None
+    try:
+        pids = (restorers.guard.pid, restorers.floor.pid)
+        return stack.enter_context(tracing.trace(tree.scratch.name, pids))
+    except OSError as error:
+        if clock == "trace":
+            raise BenchError(f"no trace to be had: {error}") from error
+        print(f"bench: no trace to be had ({error}): timed by looking on", file=sys.stderr)
+        return None
+
+
+def _print_setting(bench: Bench) -> None:
+    print(
+        f"Linux {os.uname().release}, {os.cpu_count()} processors, Python {sys.version.split()[0]}\n"
+        f"{bench.rounds} drifts of each kind on each side, interleaved, {bench.gap_us} us apart on average,\n"
+        f"from the start of the system call until restored, by "
+        f"{'the trace of the kernel' if bench.drifter.trace else 'looking on'}"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./run bench", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("--rounds", type=_positive, metavar="N", help="drifts of each kind (1000)")
     parser.add_argument("--quick", action="store_true", help=f"{_QUICK_ROUNDS} of each, under a minute")
     parser.add_argument(
-        "--idle", type=_positive, nargs="?", const=60, metavar="S", help="first the CPU of S idle seconds (60)"
+        "--idle", type=_positive, nargs="?", const=60, metavar="S", help="also the CPU of S idle seconds (60)"
     )
     parser.add_argument(
         "--gap", type=_positive, default=5000, metavar="US", help="mean time between two drifts (5000)"
+    )
+    parser.add_argument(
+        "--clock", choices=("auto", "trace", "poll"), default="auto", help="see drifter.c (auto)"
     )
     parser.add_argument("--dir", default="/var/tmp", help="where the tree is made (/var/tmp)")
     return parser

@@ -3,26 +3,24 @@
  * Drifts one file of two directories in turn, and times each from the start of the drifting system
  * call until the file is restored. Who restores, the guard or the floor, it does not know.
  *
- * How it sees that a file is restored: it asks for it in a loop (fstatat, 0.5 us each, or
- * FS_IOC_GETFLAGS for the lock). Other ways were considered:
- *  - the change time of the inode that was exchanged in: even where the file system has fine time
- *    stamps (Linux 6.13) a rename takes the coarse clock, a tick of 1 to 10 ms, unless that equals
- *    the last change;
- *  - inotify: waking this process up costs as much as what is to be measured;
- *  - tracing sys_exit_renameat2 in the kernel: exact, but not on every machine. Both were run side
- *    by side once; see CROSS-CHECK below.
- * The loop takes one processor for as long as a restore lasts, so two are needed. It never keeps the
- * restorers waiting for long: after TIGHT_NS it sleeps between two looks, and in the runs with
- * SCHED_RR it has a lower priority than theirs (and needs one: among the hogs it would see late what
- * was done in time).
+ * When a file is restored is told by one of two clocks:
+ *  - trace: the kernel records when the restorers' system calls ended (tracing.py). This process then
+ *    only needs to know that, not when, and looks every NAP_NS.
+ *  - poll: where there is no tracefs. It asks for the file in a loop (fstatat, half a microsecond, or
+ *    FS_IOC_GETFLAGS for the lock) and gives way after each look, SPIN_NS long; after that it naps.
+ *    It takes a processor from the restorers, and where one of them runs on this one, it sees the
+ *    restore only when that one sleeps: seen by trace and poll at once on an idle machine, that is
+ *    a microsecond or two with SCHED_RR, but a millisecond and more without, on both sides.
+ * Not used: the change time of the inode that was exchanged in. Even where the file system has fine
+ * time stamps (Linux 6.13) a rename takes the coarse clock, a tick of 1 to 10 ms, unless that equals
+ * the last change. Nor inotify: waking this process up costs as much as what is to be measured.
  *
- * CROSS-CHECK
+ * usage: drifter KIND ROUNDS GAP-US SPIN-US RR-PRIORITY SEED ASIDE FILE DIRECTORY DIRECTORY
  *
- * usage: drifter KIND ROUNDS GAP-US RR-PRIORITY SEED ASIDE FILE DIRECTORY DIRECTORY
- *
- * KIND is write, chmod, unlink, rename-over, or unlock (chattr -i alone). Writes a line for each
- * drift: the directory's number (0 or 1), nanoseconds, and 1 where the restored bytes are right;
- * nanoseconds are -1 where nothing was restored within GIVE_UP_NS, and the series ends.
+ * KIND is write, chmod, unlink, rename-over, or unlock (chattr -i alone). SPIN-US is 0 for the trace.
+ * Writes a line for each drift: the directory's number (0 or 1), when the system call began (monotonic
+ * nanoseconds), for how many nanoseconds the drift was seen, and 1 where the restored bytes are right;
+ * -1 nanoseconds where nothing was restored within GIVE_UP_NS, and the series ends.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -41,7 +39,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TIGHT_NS 2000000LL
 #define NAP_NS 100000L
 #define GIVE_UP_NS 10000000000LL
 #define EVIL_BYTES 4096
@@ -58,6 +55,7 @@ struct target {
 
 static const char *file;
 static int aside;
+static int64_t spin_ns;
 static char evil[EVIL_BYTES];
 
 static int64_t now_ns(void)
@@ -142,12 +140,12 @@ static int drift(const struct target *target, enum kind kind, int descriptor, in
 	}
 }
 
-static int64_t time_one(const struct target *target, enum kind kind)
+static int64_t time_one(const struct target *target, enum kind kind, int64_t *began)
 {
 	ino_t drifted;
 	int descriptor = prepare(target, kind, &drifted);
 	int unlocked = kind == UNLOCK ? flags_of(descriptor) & ~FS_IMMUTABLE_FL : 0;
-	int64_t start = now_ns(), passed;
+	int64_t start = *began = now_ns(), passed;
 	if (drift(target, kind, descriptor, unlocked))
 		err(2, "%s of %s", KIND_NAMES[kind], file);
 	if (kind == UNLOCK) {	/* chattr(1) ends here; the event of the close is part of it */
@@ -159,8 +157,10 @@ static int64_t time_one(const struct target *target, enum kind kind)
 		passed = now_ns() - start;
 		if (done || passed > GIVE_UP_NS)
 			break;
-		if (passed > TIGHT_NS)
+		if (passed > spin_ns)
 			nap(NAP_NS);
+		else
+			sched_yield();
 	}
 	if (descriptor >= 0)
 		close(descriptor);
@@ -180,8 +180,8 @@ static void meet(struct target *target, const char *path)
 
 int main(int count, char **words)
 {
-	if (count != 10)
-		errx(2, "usage: drifter KIND ROUNDS GAP-US RR-PRIORITY SEED ASIDE FILE DIR DIR");
+	if (count != 11)
+		errx(2, "usage: drifter KIND ROUNDS GAP-US SPIN-US RR-PRIORITY SEED ASIDE FILE DIR DIR");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_TIMERSLACK, 1000UL);
 	enum kind kind = 0;
@@ -190,25 +190,26 @@ int main(int count, char **words)
 	if (kind == KINDS)
 		errx(2, "%s: not a kind of drift", words[1]);
 	long rounds = atol(words[2]), gap_us = atol(words[3]);
-	struct sched_param priority = { atoi(words[4]) };
-	srand(atoi(words[5]));
-	aside = open(words[6], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	spin_ns = atol(words[4]) * 1000LL;
+	struct sched_param priority = { atoi(words[5]) };
+	srand(atoi(words[6]));
+	aside = open(words[7], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (aside < 0)
-		err(2, "%s", words[6]);
-	file = words[7];
+		err(2, "%s", words[7]);
+	file = words[8];
 	memset(evil, 'e', sizeof evil);
 	struct target targets[2];
 	for (int i = 0; i < 2; i++)
-		meet(&targets[i], words[8 + i]);
+		meet(&targets[i], words[9 + i]);
 	if (priority.sched_priority && sched_setscheduler(0, SCHED_RR, &priority))
 		err(2, "SCHED_RR");
 	for (long round = 0; round < rounds; round++) {
 		int first = rand() & 1;	/* neither is always the one that finds the caches cold */
 		for (int turn = 0; turn < 2; turn++) {
 			int which = first ^ turn;
-			int64_t ns = time_one(&targets[which], kind);
+			int64_t began, ns = time_one(&targets[which], kind, &began);
 			int right = ns >= 0 && (kind == UNLOCK || has_right_bytes(&targets[which]));
-			printf("%d %lld %d\n", which, (long long)ns, right);
+			printf("%d %lld %lld %d\n", which, (long long)began, (long long)ns, right);
 			if (ns < 0)
 				return 0;
 			nap((gap_us / 2 + rand() % (gap_us + 1)) * 1000L);

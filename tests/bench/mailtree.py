@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from hardend import state
 from hardend.kernel import flags
@@ -62,7 +64,7 @@ class MailTree:
     def host(self) -> Host:
         return Host(str(self.root))
 
-    def __enter__(self) -> MailTree:
+    def __enter__(self) -> Self:
         try:
             self._make()
             self.hardend("approve", "--reason", "bench")
@@ -127,6 +129,7 @@ class MailTree:
                 path = os.path.join(directory, name)
                 if os.path.isfile(path) and not os.path.islink(path):
                     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                    flags.hold_flags(descriptor, "")
+                    with contextlib.suppress(OSError):
+                        flags.hold_flags(descriptor, "")
                     os.close(descriptor)
         shutil.rmtree(self.scratch)

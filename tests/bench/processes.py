@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.mailtree import DRIFTED, LOCKED, BenchError, MailTree, environment
+from tests.bench.tracing import Trace, durations
 
 PROGRAMS = ("floor", "drifter", "load")
 _RR_PRIORITY = 10  # that of the guard
-_ONLOOKER_PRIORITY = 1  # see drifter.c
+_ONLOOKER_PRIORITY = 1  # lower than theirs
+_SPIN_US = 2000
 _HOGS = 2
 _MESSAGES_PER_S = 1500
 _STOP_S = 20.0
@@ -85,10 +87,11 @@ def _guard(tree: MailTree) -> Iterator[subprocess.Popen[bytes]]:
             start_new_session=True,
         )
     try:
-        tree.wait_for_guard(process.pid)
+        try:
+            tree.wait_for_guard(process.pid)
+        except BenchError as error:
+            raise BenchError(f"{error}\n{log.read_text()[-_TAIL:]}") from error
         yield process
-    except BenchError as error:
-        raise BenchError(f"{error}\n{log.read_text()[-_TAIL:]}") from error
     finally:
         _stop(process)
         with contextlib.suppress(ProcessLookupError):
@@ -143,37 +146,66 @@ class Series:
     rr: bool
 
 
-@dataclass(frozen=True)
+@dataclass
 class Times:
     """Microseconds of each drift that was restored, and how many were not, or with other bytes."""
 
-    guard: list[float]
-    floor: list[float]
+    guard: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
     missed: int = 0
 
+    def of(self, which: int) -> list[float]:
+        """Return the times of a side as the drifter numbers them: 0 the guard, 1 the floor."""
+        return self.floor if which else self.guard
 
-def drift(tree: MailTree, programs: Path, series: Series) -> Times:
-    """Run one series. Raises BenchError when the drifter fails."""
-    name = LOCKED if series.kind == "unlock" else DRIFTED
-    priority = _ONLOOKER_PRIORITY if series.rr else 0
-    numbers = [series.rounds, series.gap_us, priority, series.rounds + len(series.kind)]
-    command = [str(programs / "drifter"), series.kind, *map(str, numbers), str(tree.aside), name]
-    command += [str(tree.mail), str(tree.floor_mail)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            output, complaint = process.communicate()
-        finally:
-            _stop(process)
-    if process.returncode:
-        raise BenchError(f"{series.kind}: {complaint.strip() or process.returncode}")
-    times = Times([], [])
-    missed = 0
-    for line in output.splitlines():
-        which, ns, right = map(int, line.split())
-        if ns >= 0:
-            (times.guard, times.floor)[which].append(ns / 1000)
-        missed += ns < 0 or not right
-    return Times(times.guard, times.floor, missed)
+
+@dataclass(frozen=True)
+class Drifter:
+    """Runs series of drifts, timed by the trace, or by looking on where there is none."""
+
+    tree: MailTree
+    programs: Path
+    restorers: Restorers
+    trace: Trace | None
+
+    def run(self, series: Series) -> Times:
+        """Run one series. Raises BenchError when the drifter fails."""
+        if self.trace is not None:
+            self.trace.clear()
+        spin_us = 0 if self.trace is not None else _SPIN_US
+        # Looking on among hogs with less, it would see late what was done in time.
+        priority = _ONLOOKER_PRIORITY if series.rr and spin_us else 0
+        numbers = (series.rounds, series.gap_us, spin_us, priority, series.rounds + len(series.kind))
+        command = [str(self.programs / "drifter"), series.kind, *map(str, numbers), str(self.tree.aside)]
+        command.append(LOCKED if series.kind == "unlock" else DRIFTED)
+        command += [str(self.tree.mail), str(self.tree.floor_mail)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                output, complaint = process.communicate()
+            finally:
+                _stop(process)
+        if process.returncode:
+            raise BenchError(f"{series.kind}: {complaint.strip() or process.returncode}")
+        self.restorers.check_alive()
+        return self._times(series.kind, output)
+
+    def _times(self, kind: str, output: str) -> Times:
+        times = Times()
+        drifts: tuple[list[int], list[int]] = ([], [])
+        for line in output.splitlines():
+            which, began, ns, right = map(int, line.split())
+            times.missed += ns < 0 or not right
+            if ns < 0:
+                continue
+            if self.trace is None:
+                times.of(which).append(ns / 1000)
+            drifts[which].append(began)
+        if self.trace is not None:
+            acts = self.trace.acts(kind)
+            for which, process in enumerate((self.restorers.guard, self.restorers.floor)):
+                spans = durations(drifts[which], acts.get(process.pid, []))
+                times.of(which).extend(span / 1000 for span in spans)
+        return times
 
 
 def cpu_s(pid: int) -> float:

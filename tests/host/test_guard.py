@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.host.machine import Machine
 
 CF = "/etc/mail/sendmail.cf"
+ACCESS = "/etc/mail/access"
 # The drift that each kind must be told as, and whether something was replaced and must be kept.
 TOLD = {
     "rewrite": ("content", True),

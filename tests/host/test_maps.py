@@ -18,7 +18,7 @@ DECODE = "printf 'decode: \"|/usr/bin/uudecode\"\\n'"
 
 def restarts(machine: Machine) -> int:
     """Count what the journal says of reloads of the MTA."""
-    return len([e for e in machine.journal() if e.get("HARDEND_EVENT") == "mta-restarted"])
+    return machine.run("journalctl -q -o cat HARDEND_EVENT=mta-restarted").stdout.count("\n")
 
 
 def test_maps_are_held_by_their_answers(guarded: Machine) -> None:
@@ -117,24 +117,17 @@ def test_a_reboot_of_a_clean_host_is_no_drift(guarded: Machine) -> None:
 
 
 def test_the_mta_is_reloaded_when_it_is_known_to_run_something_else(guarded: Machine) -> None:
-    guarded.run("hardend rebuild", check=False)
     before = restarts(guarded)
-    guarded.run(
-        f"sed 's/^O MaxMessageSize.*//; s/^#O MaxMessageSize.*/O MaxMessageSize=12345678/' {CF} > /root/new.cf"
-        " && cmp -s /root/new.cf /etc/mail/sendmail.cf || true"
-    )
-    guarded.run("echo 'O MaxMessageSize=12345678' >> /root/new.cf")
+    guarded.run(f"(cat {CF}; echo 'O MaxMessageSize=12345678') > /root/new.cf")
     guarded.run(f"hardend approve {CF} --from /root/new.cf --reason 'size limit'")
     for _ in range(60):
         if restarts(guarded) > before:
             break
         time.sleep(0.5)
     assert restarts(guarded) == before + 1
-    said = guarded.run("printf 'EHLO x\\r\\nQUIT\\r\\n' | timeout 10 nc -w 5 127.0.0.1 25", check=False)
-    if said.returncode == 127:  # no nc: Python talks
-        said = guarded.run(
-            "python3 -c \"import smtplib; s=smtplib.SMTP('127.0.0.1'); print(s.ehlo()[1].decode())\""
-        )
+    said = guarded.run(
+        "python3 -c \"import smtplib; s=smtplib.SMTP('127.0.0.1'); print(s.ehlo()[1].decode())\""
+    )
     assert "SIZE 12345678" in said.stdout
 
 

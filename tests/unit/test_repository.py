@@ -39,6 +39,9 @@ RANKS = (
     {"map_pass", "mta_pass"},
     {"rebuild", "collect", "report", "guard_verbs"},
     {"guard"},
+    {"demo_guard", "demo_kept", "demo_packages", "demo_scratch"},
+    {"demo_drifts", "demo_host"},
+    {"demo"},
     {"cli"},
 )
 PACKAGES = {"formats", "kernel", "baseline", "cli"}
