@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hardend.errors import ProtocolError, UnreachableError
 from hardend.model import Host
@@ -30,12 +30,13 @@ def ask(host: Host, request: Request, timeout_s: float = 30.0) -> Reply:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
-            connection.connect(_address(host))
+            with _address(host) as address:
+                connection.connect(address)
             connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as answers:
                 line = answers.readline(_LINE_LIMIT * 16)
         reply = json.loads(line)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreachableError(
             f"the guard does not answer on {host.control_socket}: {error}",
             hint="systemctl status hardend",
@@ -45,12 +46,17 @@ def ask(host: Host, request: Request, timeout_s: float = 30.0) -> Reply:
     return reply
 
 
-def _address(host: Host) -> str:
-    """Return an address that fits sun_path (108 bytes), also for a tree far down."""
+@contextlib.contextmanager
+def _address(host: Host) -> Iterator[str]:
+    """Give an address that fits sun_path (108 bytes), also for a tree far down."""
     if len(os.fsencode(host.control_socket)) < 100:  # noqa: PLR2004
-        return host.control_socket
+        yield host.control_socket
+        return
     descriptor = os.open(host.run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return f"/proc/self/fd/{descriptor}/control"
+    try:
+        yield f"/proc/self/fd/{descriptor}/control"
+    finally:
+        os.close(descriptor)
 
 
 def parse_request(line: bytes) -> Request:
@@ -81,7 +87,8 @@ class ControlServer:
         )
         before = os.umask(0o177)
         try:
-            self._listener.bind(_address(host))
+            with _address(host) as address:
+                self._listener.bind(address)
         finally:
             os.umask(before)
         self._listener.listen(_CLIENTS)
@@ -128,7 +135,7 @@ class ControlServer:
         try:
             part = client.recv(_LINE_LIMIT)
         except BlockingIOError:
-            return  # the event was for a client that had this descriptor before
+            return  # an event without anything to read ends no conversation
         buffer += part
         if b"\n" not in buffer and part and len(buffer) <= _LINE_LIMIT:
             return

@@ -258,4 +258,7 @@ def _told_by_guard(published: dict[str, object]) -> str:
     own = times if isinstance(times, dict) else {}
     is_rr = published.get("scheduling") == "rr"
     policy = "SCHED_RR" if is_rr else "without SCHED_RR, which this machine refuses"
-    return f"of that the guard's own part, from its wake-up: median {own.get('median', 0)} us ({policy})"
+    return (
+        f"the guard's own count, from its wake-up until the copy is set aside: "
+        f"median {own.get('median', 0)} us ({policy})"
+    )

@@ -152,6 +152,7 @@ def _rename_over(ground: Ground) -> Act:
     path, new = ground.at(_ACCESS), os.path.join(ground.lair, "access")
     with open(new, "wb") as file:
         file.write(_RELAY)
+        os.fsync(file.fileno())  # else ext4 writes it within the rename, which is what is measured
     return lambda: _unlocked(path, lambda: os.rename(new, path))
 
 

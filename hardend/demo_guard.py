@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-import hardend
 from hardend import state
 from hardend.errors import CommandError, HardendError
 from hardend.model import Host
@@ -35,7 +34,7 @@ class GuardProcess:
     def __init__(self, host: Host, temporary: str) -> None:
         self._host = host
         self.log = os.path.join(temporary, "guard.log")
-        package = os.path.dirname(os.path.dirname(os.path.abspath(hardend.__file__)))
+        package = os.path.dirname(os.path.dirname(os.path.abspath(state.__file__)))
         search = [package, *filter(None, [os.environ.get("PYTHONPATH", "")])]
         environment = {**os.environ, "TMPDIR": temporary, "PYTHONPATH": os.pathsep.join(search)}
         environment.pop("NOTIFY_SOCKET", None)  # the guard must not speak for whoever runs the demo

@@ -24,7 +24,7 @@ _PROGRAMS = {
 }
 _TIMEOUT_S = 300.0
 _MISSING_LIBRARY = re.compile(r"^Inst (lib[a-z0-9.+-]+) ", re.MULTILINE)
-_HINT = "the demo fetches Debian's Sendmail packages: apt-get update must work on this machine"
+_HINT = "the demo fetches Debian's Sendmail packages: apt-get update must work here"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.errors import StoreError
 from hardend.examine import Examiner
-from hardend.kernel import flags as inode_flags
 from hardend.model import Drift, FileType, Host, Mode, Role, State
 from hardend.parties import Reporter, Watcher
 from hardend.pending import Counters, Pending
@@ -31,7 +30,10 @@ from hardend.table import Held, Table
 # A fight fills the disk with copies of the same thing; the first of them tell the story.
 _KEPT_IN_A_FIGHT = 64
 _RETRY_S = 1.0
+_ASK_S = 5.0
 _UNMOUNT_S = 10.0  # what the helper may take until the path counts as failed
+# What a map was built from, or the MTA has loaded, may differ after these only.
+_SUBSTANCE = frozenset({Drift.CONTENT, Drift.MISSING, Drift.TYPE, Drift.STALE})
 _QUIET = frozenset({State.CLEAN, State.RESTORED, State.CONTESTED})
 
 
@@ -75,8 +77,6 @@ class Enforcer:
         self.spares.close()
         self.aside.close()
 
-    # Loading a generation ---------------------------------------------------------------------
-
     def load(self, generation: Generation, *, strict: bool) -> None:
         """Swap the table for that of a generation; new spares are staged first.
 
@@ -104,8 +104,6 @@ class Enforcer:
         self.aside.generation = generation.number
         self.pending.again.clear()  # of the old table; everything is looked at anew
 
-    # Spares -------------------------------------------------------------------------------------
-
     def want_spare(self, held: Held) -> None:
         """Queue the staging of an entry's next spare, if it keeps one."""
         entry = held.entry
@@ -132,8 +130,6 @@ class Enforcer:
             return  # a full disk: staged again at the restore, which says so if it cannot
         else:
             self._watcher.arm(held, held.spare.descriptor)
-
-    # Looking ------------------------------------------------------------------------------------
 
     def full_pass(self, *, thorough: bool) -> None:
         """Look at every path, directories first, and at what else is in them."""
@@ -178,9 +174,8 @@ class Enforcer:
         if held.parent is not None and held.parent.descriptor < 0:
             return  # its directory comes first, and looks at what it holds
         drift = self.examiner.drift(held, found)
-        if self.examiner.rebuild:
-            self.examiner.rebuild = False
-            self.pending.rebuild = True
+        if held.unverified:
+            self._ask(held)
         act = decide(held.entry, drift, self.mode)
         if act is Act.NOTHING:
             self._clean(held, found)
@@ -188,10 +183,16 @@ class Enforcer:
             self._report(held, found, drift)
         elif act is Act.REBUILD:
             held.unverified = True
-            self.pending.rebuild = True
+            self._ask(held)
             self._report(held, found, drift)
         else:
             self._restore(held, found, drift, act)
+
+    def _ask(self, held: Held) -> None:
+        """Have the rebuild unit look at a path; not again at every sweep until it has answered."""
+        if (now := time.monotonic()) >= held.ask_at:
+            held.ask_at = now + _ASK_S
+            self.pending.rebuild = True
 
     def look_inside(self, held: Held) -> None:
         """Look for names that do not belong in a protected directory."""
@@ -252,8 +253,6 @@ class Enforcer:
             held.identify(found, time.time_ns())
         return True
 
-    # Outcomes -----------------------------------------------------------------------------------
-
     def _clean(self, held: Held, found: os.stat_result | None) -> None:
         if found is not None:
             held.identify(found, time.time_ns())
@@ -306,11 +305,11 @@ class Enforcer:
             self._fail(held, drift, reason(error))
             return
         latency_us = (time.monotonic_ns() - self.wake_ns) // 1000
-        self.last_drift[held.entry.path] = (was_ctime, time.time_ns())
         if held.fresh:
             held.fresh = False
             self._set_state(held, State.CLEAN)
         else:
+            self.last_drift[held.entry.path] = (was_ctime, time.time_ns())
             self._tell(held, drift, taken, latency_us)
         held.reason = note
         self.want_spare(held)
@@ -377,7 +376,8 @@ class Enforcer:
         else:
             self._set_state(held, State.RESTORED)
             self._reporter.restored(held, drift, identifier, latency_us)
-        if held.entry.role in {Role.SOURCE, Role.MAP} and (tell or not was_contested):
+        substance = drift & _SUBSTANCE and held.entry.role in {Role.SOURCE, Role.MAP}
+        if substance and (tell or not was_contested):
             self.pending.rebuild = True
 
     def _fail(self, held: Held, drift: frozenset[Drift], why: str) -> None:

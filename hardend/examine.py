@@ -33,7 +33,6 @@ class Examiner:
         self._watcher = watcher
         self.enforces = settings.mode is Mode.ENFORCE
         self.relocks = 0
-        self.rebuild = False  # a map has other bytes: somebody must ask it
 
     def drift(self, held: Held, found: os.stat_result | None) -> frozenset[Drift]:
         """Return how the path differs; ``found`` is what lstat saw there. Raises OSError."""
@@ -125,5 +124,4 @@ class Examiner:
             held.unverified = False
         else:
             held.unverified = True
-            self.rebuild = True
         return frozenset()

@@ -49,6 +49,8 @@ def _map_drift(
     try:
         with maps.workdir() as directory:
             answers = maps.answers_of(live.content, entry.spec, directory, tools)
+    except maps.NoProgramError:
+        return frozenset()
     except HardendError:
         return frozenset({Drift.CONTENT})  # a map that cannot be read answers nothing right
     return frozenset({Drift.CONTENT}) if answers != entry.answers else frozenset()

@@ -36,17 +36,8 @@ PROGRAMS = "HARDEND_PROGRAMS"
 _COUNT = re.compile(rb": (\d+) aliases, longest \d+ bytes, \d+ bytes total")
 _COMPLAINT = re.compile(rb"^\S+: line (\d+): (.*)$", re.MULTILINE)
 # Options that do not matter to a build on the side, but could make it fail or go elsewhere.
-_LEFT_OUT = frozenset(
-    {
-        "aliasfile",
-        "defaultuser",
-        "loglevel",
-        "pidfile",
-        "queuedirectory",
-        "runasuser",
-        "trusteduser",
-    }
-)
+_LEFT_OUT_USERS = frozenset({"defaultuser", "runasuser", "trusteduser"})
+_LEFT_OUT = _LEFT_OUT_USERS | {"aliasfile", "loglevel", "pidfile", "queuedirectory"}
 _LIBRARY = re.compile(rb"\0(libdb-?[0-9][0-9.]*\.so[0-9.]*)\0")
 _LIBRARY_DIRS = ("/usr/lib", "/lib", "/usr/lib64", "/lib64", "/usr/local/lib")
 # Bytes that makemap -t takes; a text map has none of them, so the first one nearly always serves.

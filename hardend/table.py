@@ -69,6 +69,7 @@ class Held:
     covered: float = 0.0  # since when a mount lies over it (steady clock), or 0
     relocked: bool = False  # the lock was off and is on again; not told yet
     unverified: bool = False
+    ask_at: float = 0.0  # when the rebuild unit may be asked again (steady clock)
     bad_answers: bool = False
     next_exchange: float = 0.0
     strangers: set[bytes] = field(default_factory=set)

@@ -202,8 +202,8 @@ class Drifter:
             drifts[which].append(began)
         if self.trace is not None:
             acts = self.trace.acts(kind)
-            for which, process in enumerate((self.restorers.guard, self.restorers.floor)):
-                spans = durations(drifts[which], acts.get(process.pid, []))
+            for which, pid in enumerate((self.restorers.guard.pid, self.restorers.floor.pid)):
+                spans = durations(drifts[which], acts.get(pid, []))
                 times.of(which).extend(span / 1000 for span in spans)
         return times
 

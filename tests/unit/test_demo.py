@@ -175,7 +175,7 @@ def test_without_packages_it_says_what_to_do(parent: Path) -> None:
     assert run.status == Exit.USAGE
     assert run.errors.splitlines() == [
         "hardend: apt-get update: E: Failed to fetch",
-        "hardend: hint: the demo fetches Debian's Sendmail packages: apt-get update must work on this machine",
+        "hardend: hint: the demo fetches Debian's Sendmail packages: apt-get update must work here",
     ]
     assert_nothing_is_left(parent, run)
 
