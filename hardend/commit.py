@@ -19,6 +19,7 @@ from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.enforcer import Enforcer
 from hardend.errors import RefusedError, StoreError
+from hardend.inspection import require_same_layout
 from hardend.journal import Event, Journal
 from hardend.model import Drift, Host, Mode, State
 from hardend.propose import Proposal
@@ -89,7 +90,9 @@ def one_pass(host: Host, settings: Settings, outcome: Outcome) -> None:
     """Do what the guard would do at its start, once."""
     enforcer = Enforcer(host, settings, Store(host), _Collecting(outcome), _NoWatch())
     try:
-        enforcer.load(Store(host).current(), strict=True)
+        generation = Store(host).current()
+        require_same_layout(host, generation)
+        enforcer.load(generation, strict=True)
         enforcer.full_pass(thorough=True)
         for held in enforcer.table:
             if held.state is State.FAILED:

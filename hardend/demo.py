@@ -33,6 +33,7 @@ _SPIN_S = 0.2  # after that nobody speaks of microseconds
 _POLL_S = 0.02
 _COLLECT_S = 2.0
 _COLUMNS = 100
+_FEW = 3  # tries that are not worth a word
 
 Say = Callable[[str], None]
 
@@ -49,9 +50,10 @@ class Options:
 class Result:
     """What became of one drift; ``problem`` is "" when it was put back and its copy is there."""
 
-    micros: int
-    kept: Kept | None
-    problem: str
+    problem: str = ""
+    micros: int = -1
+    kept: Kept | None = None
+    tries: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +157,10 @@ def _show(stage: Stage, say: Say) -> int:
     """Drift in every way and sum up."""
     results = []
     for number, trial in enumerate(TRIALS, 1):
-        say(f"{number:2}. {trial.happening}")
         result = _try(stage, trial)
         results.append(result)
+        tries = f", at the {result.tries}th try" if result.tries > _FEW else ""
+        say(f"{number:2}. {trial.happening}{tries}")
         say(f"    {_told(trial, result)}")
         stage.guard.settle(stage.patience_s)
     tools = maps.tools_for(stage.host, layout.find(stage.host), stage.settings)
@@ -186,23 +189,25 @@ def _try(stage: Stage, trial: Trial) -> Result:
         sight = Sight(stage.host.at(trial.path))
         since_ns = time.time_ns()
         try:
-            micros = _watch(sight, act(), stage.patience_s)
+            drifted = act()
+            micros = _watch(sight, drifted.began_ns, stage.patience_s)
         finally:
             sight.close()
     except OSError as error:
-        return Result(-1, None, f"CANNOT BE TRIED: {error.strerror}: {error.filename}")
+        return Result(f"CANNOT BE TRIED: {error.strerror}: {error.filename}")
     if micros < 0:
-        return Result(-1, None, f"NOT PUT BACK after {stage.patience_s:g} s")
+        return Result(f"NOT PUT BACK after {stage.patience_s:g} s")
     if not _within(stage.patience_s, lambda: not _drifts(stage, None)):
         left = ", ".join(f"{path} ({words})" for path, words in _drifts(stage, None).items())
-        return Result(micros, None, f"NOT PUT BACK: {left}")
+        return Result(f"NOT PUT BACK: {left}")
     if trial.is_copy is None:
-        return Result(micros, None, "")
+        return Result("", micros, None, drifted.tries)
     _within(stage.patience_s, lambda: _copy(stage, trial, since_ns) is not None)
     # It goes on to the quarantine; say where it stays.
     _within(min(stage.patience_s, _COLLECT_S), lambda: _is_collected(_copy(stage, trial, since_ns)))
     kept = _copy(stage, trial, since_ns)
-    return Result(micros, kept, "" if kept else f"put back after {micros} us, but NO COPY is kept")
+    problem = "" if kept else f"put back in {micros} us, but NO COPY is kept"
+    return Result(problem, micros, kept, drifted.tries)
 
 
 def _copy(stage: Stage, trial: Trial, since_ns: int) -> Kept | None:

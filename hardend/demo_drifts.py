@@ -19,8 +19,6 @@ from hardend.kernel import flags as inode_flags
 from hardend.kernel.exchange import exchange
 from hardend.model import Host
 
-Act = Callable[[], int]  # drifts, and returns the monotonic ns just before its system call
-
 _CF = "/etc/mail/sendmail.cf"
 _ACCESS = "/etc/mail/access"
 _QUEUE = "/var/spool/mqueue"
@@ -28,6 +26,17 @@ _PUBLIC = b"O PrivacyOptions=public\n"
 _RELAY = b"Connect:\tRELAY\n"
 _ATTEMPTS = 20_000
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Drifted:
+    """When it drifted: monotonic ns just before the system call; ``tries`` counts those refused too."""
+
+    began_ns: int
+    tries: int = 1
+
+
+Act = Callable[[], Drifted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +68,14 @@ class Trial:
 
 
 class Sight:
-    """What an outsider sees of a path now, to know it again; opens it once per inode at most."""
+    """What an outsider sees of a path now, to know it again; opens it once per inode at most.
+
+    Every inode stays open until ``close``: the last close of a deleted one takes milliseconds.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._descriptor = -1
+        self._opened: dict[int, int] = {}
         self._approved = _seen(path)
         self._lock = self._flags()
 
@@ -72,10 +84,10 @@ class Sight:
         return _seen(self._path) == self._approved and self._flags() == self._lock
 
     def close(self) -> None:
-        """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Close what was opened."""
+        for descriptor in self._opened.values():
+            os.close(descriptor)
+        self._opened.clear()
 
     def _flags(self) -> int:
         """Return the lock of a regular file; asking an open one raises no event with the guard."""
@@ -83,11 +95,9 @@ class Sight:
             found = os.lstat(self._path)
             if not stat.S_ISREG(found.st_mode):
                 return 0
-            if self._descriptor >= 0 and os.fstat(self._descriptor).st_ino != found.st_ino:
-                self.close()
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._path, _OPEN)
-            return inode_flags.get_flags(self._descriptor) & inode_flags.HELD
+            if found.st_ino not in self._opened:
+                self._opened[found.st_ino] = os.open(self._path, _OPEN)
+            return inode_flags.get_flags(self._opened[found.st_ino]) & inode_flags.HELD
         except OSError:
             return -1
 
@@ -103,16 +113,16 @@ def _seen(path: str) -> tuple[int, ...] | None:
     return (*attributes, found.st_size, found.st_mtime_ns)
 
 
-def _unlocked(path: str, change: Callable[[], object]) -> int:
+def _unlocked(path: str, change: Callable[[], object]) -> Drifted:
     """Change a locked file: take the lock off, and again as often as it comes back before the change."""
-    for _ in range(_ATTEMPTS):
+    for attempt in range(1, _ATTEMPTS + 1):
         unlock(path)
         began = time.monotonic_ns()
         try:
             change()
         except PermissionError:
             continue
-        return began
+        return Drifted(began, attempt)
     raise CommandError(f"{path}: the lock came back {_ATTEMPTS} times: the demo could not drift it")
 
 
@@ -130,8 +140,8 @@ def _append(ground: Ground) -> Act:
     return lambda: _written(path, os.O_APPEND, _PUBLIC)
 
 
-def _written(path: str, flags: int, content: bytes) -> int:
-    for _ in range(_ATTEMPTS):
+def _written(path: str, flags: int, content: bytes) -> Drifted:
+    for attempt in range(1, _ATTEMPTS + 1):
         unlock(path)
         try:
             descriptor = os.open(path, os.O_WRONLY | flags | os.O_CLOEXEC)
@@ -144,7 +154,7 @@ def _written(path: str, flags: int, content: bytes) -> int:
             continue
         finally:
             os.close(descriptor)
-        return began
+        return Drifted(began, attempt)
     raise CommandError(f"{path}: the lock came back {_ATTEMPTS} times: the demo could not drift it")
 
 
@@ -175,22 +185,22 @@ def _link(ground: Ground) -> Act:
 def _take_lock_off(ground: Ground) -> Act:
     descriptor = os.open(ground.at("/etc/mail/submit.mc"), _OPEN)
 
-    def act() -> int:
+    def act() -> Drifted:
         try:
             began = time.monotonic_ns()
             inode_flags.hold_flags(descriptor, "")
         finally:
             os.close(descriptor)
-        return began
+        return Drifted(began)
 
     return act
 
 
 def _shell_for_smrsh(ground: Ground) -> Act:
-    def act() -> int:
+    def act() -> Drifted:
         began = time.monotonic_ns()
         os.symlink("/bin/sh", ground.at("/etc/mail/smrsh/sh"))
-        return began
+        return Drifted(began)
 
     return act
 
@@ -204,23 +214,23 @@ def _impostor(ground: Ground) -> Act:
     lair = os.open(ground.lair, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     etc = os.open(ground.at("/etc"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def act() -> int:
+    def act() -> Drifted:
         try:
             began = time.monotonic_ns()
             exchange(lair, b"mail", etc, b"mail")
         finally:
             os.close(lair)
             os.close(etc)
-        return began
+        return Drifted(began)
 
     return act
 
 
 def _queue_for_all(ground: Ground) -> Act:
-    def act() -> int:
+    def act() -> Drifted:
         began = time.monotonic_ns()
         os.chmod(ground.at(_QUEUE), 0o777)  # noqa: S103 - it is the drift
-        return began
+        return Drifted(began)
 
     return act
 
@@ -237,7 +247,7 @@ def _late_write(ground: Ground) -> Act:
     else:
         raise CommandError(f"{path}: the lock came back {_ATTEMPTS} times before it could be opened")
 
-    def act() -> int:
+    def act() -> Drifted:
         try:
             return _unlocked(path, lambda: os.pwrite(descriptor, _RELAY, 0))
         finally:

@@ -102,7 +102,6 @@ class Enforcer:
         self.table = fresh
         self.generation = generation
         self.aside.generation = generation.number
-        self.pending.again.clear()  # of the old table; everything is looked at anew
 
     def want_spare(self, held: Held) -> None:
         """Queue the staging of an entry's next spare, if it keeps one."""
@@ -214,9 +213,11 @@ class Enforcer:
         """
         if "i" not in held.entry.flags or held.descriptor < 0 or self.paused:
             return
-        with contextlib.suppress(OSError):
-            if self.mode is not Mode.ENFORCE or self.examiner.relock(held):
-                self.look(held)
+        off = True
+        with contextlib.suppress(OSError):  # the look says why it cannot go back
+            off = self.mode is not Mode.ENFORCE or self.examiner.relock(held)
+        if off:
+            self.look(held)
 
     def cover(self, held: Held) -> bool:
         """Take note that a mount covers a path; True when it is to be taken away, by a helper."""
@@ -256,18 +257,12 @@ class Enforcer:
     def _clean(self, held: Held, found: os.stat_result | None) -> None:
         if found is not None:
             held.identify(found, time.time_ns())
-        if not held.settled:
-            self.look_again(held)
         held.fresh = False
         if held.state not in _QUIET:
             self._set_state(held, State.CLEAN)
         else:
             self._calm(held)
         self.want_spare(held)
-
-    def look_again(self, held: Held, after_s: float = 0.03) -> None:
-        """Look once more a little later: its identity is younger than the clock is coarse."""
-        self.pending.again.append((time.monotonic() + after_s, held))
 
     def _calm(self, held: Held) -> None:
         """Let a restored or contested path become clean when it has been quiet long enough."""
@@ -289,19 +284,17 @@ class Enforcer:
             if not held.unverified:
                 self._reporter.drifted(held, drift)
 
-    def _restore(
-        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift], act: Act
-    ) -> None:
+    def _restore(self, held: Held, found: os.stat_result | None, drift: frozenset[Drift], act: Act) -> None:
         now = time.monotonic()
         if held.next_exchange > now:
             return
         was_ctime = found.st_ctime_ns if found is not None else time.time_ns()
-        note = held.reason = ""
+        note, held.reason = held.reason, ""
         try:
             taken = self._perform(held, drift, act)
             note = held.reason
         except (CannotRestoreError, OSError) as error:
-            held.next_exchange = now + _RETRY_S
+            held.next_exchange, held.reason = now + _RETRY_S, note  # what was told is not told again
             self._fail(held, drift, reason(error))
             return
         latency_us = (time.monotonic_ns() - self.wake_ns) // 1000
@@ -309,11 +302,11 @@ class Enforcer:
             held.fresh = False
             self._set_state(held, State.CLEAN)
         else:
-            self.last_drift[held.entry.path] = (was_ctime, time.time_ns())
+            if drift & _SUBSTANCE:
+                self.last_drift[held.entry.path] = (was_ctime, time.time_ns())
             self._tell(held, drift, taken, latency_us)
         held.reason = note
         self.want_spare(held)
-        self.look_again(held)
 
     def _perform(self, held: Held, drift: frozenset[Drift], act: Act) -> Taken | None:
         now_ns = time.time_ns()

@@ -92,12 +92,12 @@ class Examiner:
         descriptor = held.descriptor
         drift: frozenset[Drift] = frozenset()
         letters = flags_of(descriptor)
-        if letters is not None and letters != entry.flags:
+        if held.relocked or (letters is not None and letters != entry.flags):
             drift = frozenset({Drift.FLAGS})
-            if self.enforces and entry.kind is FileType.FILE:
+            if self.enforces and entry.kind is FileType.FILE and not held.relocked:
                 with contextlib.suppress(OSError):  # the restore tries again, and says why it cannot
-                    inode_flags.hold_flags(descriptor, entry.flags)
-                    self.relocks += 1
+                    self.relock(held)
+            held.relocked = False
         content = entry.holds_content and entry.size <= self._settings.spare_max_mib << 20
         actual = from_descriptor(descriptor, content=content)
         drift |= compare(entry, actual) - {Drift.FLAGS}

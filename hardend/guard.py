@@ -18,6 +18,7 @@ from hardend.control import ControlServer
 from hardend.enforcer import Enforcer
 from hardend.errors import FileError, HardendError, RefusedError, StoreError
 from hardend.guard_verbs import Verbs
+from hardend.inspection import require_same_layout
 from hardend.jobs import Jobs
 from hardend.journal import Event, Journal, notify
 from hardend.model import Drift, Host, Mode
@@ -132,6 +133,11 @@ class Guard:
         except StoreError as error:
             self.reporter.store_fault(str(error))
             generation = self.store.last_good()
+        try:
+            require_same_layout(self.host, generation)
+        except HardendError as error:
+            self.reporter.store_fault(str(error))
+            return 0
         self.enforcer.load(generation, strict=False)
         return generation.number
 
@@ -218,19 +224,12 @@ class Guard:
     def _timeout(self) -> float:
         now = time.monotonic()
         due = min(self._due.values())  # the sweep's at the latest
-        if self.enforcer.pending.again:
-            due = min(due, self.enforcer.pending.again[0][0])
         if self.watch.is_pausing:
             due = min(due, now + 0.05)
         return max(0.0, due - now)
 
     def _timers(self, now: float) -> None:
         enforcer = self.enforcer
-        again = enforcer.pending.again
-        while again and again[0][0] <= now:
-            held = again.popleft()[1]
-            enforcer.wake_ns = time.monotonic_ns()
-            enforcer.look(held)
         if self.watch.is_pausing:
             for held in self.watch.listen_again():
                 enforcer.look_at_lock(held)
@@ -307,6 +306,8 @@ class Guard:
         if self.pause is not None:
             return f"OFF until {self.pause.until_text()}, by {self.pause.by}: {self.pause.reason}"
         generation = self.enforcer.generation
+        if generation is None and self.reporter.faults:
+            return f"failed: {self.reporter.faults[-1]}"
         if generation is None:
             return "no baseline: protects nothing (hardend approve --reason TEXT)"
         return (

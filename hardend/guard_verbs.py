@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hardend import pause
 from hardend.errors import HardendError, ProtocolError, StoreError
+from hardend.inspection import require_same_layout
 from hardend.journal import Event
 from hardend.model import State, printable
 from hardend.succession import release_locks
@@ -48,10 +49,12 @@ class Verbs:
         guard = self._guard
         try:
             generation = guard.store.current()
+            require_same_layout(guard.host, generation)
             guard.enforcer.load(generation, strict=True)
         except StoreError as error:
             guard.reporter.store_fault(str(error))
             raise
+        guard.reporter.faults.clear()  # what was approved now takes the place of what was wrong
         enforcer = guard.enforcer
         while enforcer.pending.stage:
             enforcer.stage_next()

@@ -11,8 +11,22 @@ from hardend import classes, layout, maps
 from hardend.baseline.manifest import Generation
 from hardend.capture import Reader, drift_of
 from hardend.config import Settings
-from hardend.errors import HardendError
+from hardend.errors import HardendError, RefusedError
 from hardend.model import Class, Drift, Host, Role
+
+
+def require_same_layout(host: Host, generation: Generation) -> None:
+    """Raise RefusedError for a baseline that was approved on a host with another layout.
+
+    Its paths and owners are not this host's: putting them back would break mail.
+    """
+    profile = layout.find(host).profile
+    if generation.layout != profile:
+        raise RefusedError(
+            f"generation {generation.number} is of a host with the {generation.layout} layout, "
+            f"and this one has the {profile} layout: nothing of it is enforced",
+            hint="hardend layout shows what was found; hardend approve --reason TEXT takes it in",
+        )
 
 
 def inspect(

@@ -23,6 +23,5 @@ class Pending:
     """Work that the loop does when nothing drifts."""
 
     stage: deque[Held] = field(default_factory=deque)
-    again: deque[tuple[float, Held]] = field(default_factory=deque)
     rebuild: bool = False
     collect: bool = False

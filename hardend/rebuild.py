@@ -159,7 +159,7 @@ def _work(published: dict[str, object]) -> tuple[object, ...]:
         for path, item in (paths.items() if isinstance(paths, dict) else ())
         if isinstance(item, dict) and item.get("state") not in _PUT_BACK
     )
-    return published.get("restores"), published.get("generation"), drifts_of(published), doubted
+    return published.get("generation"), drifts_of(published), doubted
 
 
 def _wait(host: Host, wait_s: float, seen: tuple[object, ...]) -> None:

@@ -30,7 +30,7 @@ class GuardReporter:
         self._journal = journal
         self.changed = True
         self._latencies: deque[int] = deque(maxlen=1000)
-        self._faults: list[str] = []
+        self.faults: list[str] = []
 
     def drifted(self, held: Held, drift: frozenset[Drift]) -> None:
         """Report a drift that stays."""
@@ -87,8 +87,8 @@ class GuardReporter:
 
     def store_fault(self, text: str) -> None:
         """Report a fault of the store or the layout; it stays in the published document."""
-        if text not in self._faults:
-            self._faults.append(text)
+        if text not in self.faults:
+            self.faults.append(text)
         self.changed = True
         self._journal.event(Event.BASELINE_REJECTED, text)
 
@@ -96,10 +96,10 @@ class GuardReporter:
         """Return off, unprotected, failed, contested, drifted or clean."""
         if paused:
             return "off"
+        if self.faults:
+            return State.FAILED.value
         if self.enforcer.generation is None:
             return State.UNPROTECTED.value
-        if self._faults:
-            return State.FAILED.value
         states = {held.state for held in self.enforcer.table}
         for state in _WORST_FIRST:
             if state in states:
@@ -130,7 +130,7 @@ class GuardReporter:
             if generation
             else None,
             "entries": len(enforcer.table),
-            "faults": self._faults,
+            "faults": self.faults,
             "paths": self._paths(),
             "contested": [
                 held.entry.path for held in enforcer.table if held.state is State.CONTESTED

@@ -21,7 +21,7 @@ from hardend.reconcile import History
 SANDBOX_MOUNTS = frozenset({"/", "/etc", "/var", "/var/spool"})
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 # Before Linux 6.13 a change within the tick of the one before leaves ctime as it was; two ticks of
-# the slowest clock (HZ=100) tell them apart.
+# the slowest clock (HZ=100) tell them apart. Until then the sweep looks again.
 SETTLE_NS = 20_000_000
 
 

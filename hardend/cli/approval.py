@@ -13,7 +13,7 @@ from hardend import commit, config, layout, maps, propose, rebuild, state
 from hardend.baseline.store import Store
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError
-from hardend.inspection import inspect
+from hardend.inspection import inspect, require_same_layout
 from hardend.model import Host, printable
 
 
@@ -138,6 +138,7 @@ def _check(args: argparse.Namespace) -> int:
     host: Host = args.host
     store = Store(host)
     generation = store.current()
+    require_same_layout(host, generation)
     settings = config.load(host)
     tools = None
     try:

@@ -168,6 +168,8 @@ def _content_diff(store: Store, before: Entry, after: Entry) -> Iterator[str]:
 
 def _verify(args: argparse.Namespace) -> int:
     store = Store(args.host)
+    if not store.has_baseline():
+        store.current()  # says how to make the first
     faults = store.verify()
     for fault in faults:
         print(fault)

@@ -8,9 +8,11 @@
  *    only needs to know that, not when, and looks every NAP_NS.
  *  - poll: where there is no tracefs. It asks for the file in a loop (fstatat, half a microsecond, or
  *    FS_IOC_GETFLAGS for the lock) and gives way after each look, SPIN_NS long; after that it naps.
- *    It takes a processor from the restorers, and where one of them runs on this one, it sees the
- *    restore only when that one sleeps: seen by trace and poll at once on an idle machine, that is
- *    a microsecond or two with SCHED_RR, but a millisecond and more without, on both sides.
+ *    It takes a processor from the restorers, and where one of them runs on this one, it sees what
+ *    that one did only when it sleeps, with the next spare staged.
+ * Both at once on the same drifts, two processors, idle: with SCHED_RR poll saw a restore 2 to 5 us
+ * before the trace had the end of the call (median; for both sides); without it, 30 to 1300 us after.
+ * So figures of poll without SCHED_RR say little.
  * Not used: the change time of the inode that was exchanged in. Even where the file system has fine
  * time stamps (Linux 6.13) a rename takes the coarse clock, a tick of 1 to 10 ms, unless that equals
  * the last change. Nor inotify: waking this process up costs as much as what is to be measured.

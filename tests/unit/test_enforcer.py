@@ -270,3 +270,32 @@ def test_a_damaged_object_fails_its_path_and_no_other(guarded: Tree) -> None:
     assert set(guarded.drifts()) == {CF}
     assert "damaged" in guarded.recorder.failures[CF]
     assert guarded.at(CF).read_bytes() == b"O PrivacyOptions=public\n"
+
+
+def test_every_lock_that_was_taken_off_is_told(guarded: Tree) -> None:
+    enforcer = guarded.enforcer
+    assert enforcer is not None
+    held = enforcer.table.by_path[CF]
+    for _ in range(3):
+        guarded.unlock(CF)
+        enforcer.look_at_lock(held)
+        assert guarded.drifts() == {}
+    assert guarded.recorder.restored_paths == [(CF, frozenset({Drift.FLAGS}))] * 3
+
+
+def test_an_approval_is_no_drift(guarded: Tree) -> None:
+    enforcer = guarded.enforcer
+    assert enforcer is not None and enforcer.generation is not None
+    from dataclasses import replace
+
+    from hardend.baseline.store import Store
+
+    store = Store(guarded.host)
+    entries = dict(enforcer.generation.entries)
+    new = b"# approved\n"
+    entries[CF] = replace(entries[CF], digest=store.add_object(new), size=len(new))
+    enforcer.load(replace(enforcer.generation, number=2, entries=entries), strict=True)
+    enforcer.full_pass(thorough=True)
+    assert guarded.at(CF).read_bytes() == new
+    assert guarded.recorder.restored_paths == []
+    assert enforcer.last_drift == {}

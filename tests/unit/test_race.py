@@ -158,6 +158,7 @@ def _restore_ten_thousand(scene: Scene, enforcer: Enforcer, *, drift: bool) -> i
     held = enforcer.table.by_path["/home/mail/access"]
     above = enforcer.table.by_path["/home/mail"]
     give_up = time.monotonic() + 100
+    descriptors = len(os.listdir("/proc/self/fd"))
     swapped = 0
     while enforcer.counters.restores < RESTORES and time.monotonic() < give_up:
         if drift:
@@ -171,6 +172,7 @@ def _restore_ten_thousand(scene: Scene, enforcer: Enforcer, *, drift: bool) -> i
                 swapped += 1
         if enforcer.counters.restores % 500 == 0:
             _empty(Path(scene.host.taken_dir))
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2, "nothing leaks"
     return swapped
 
 
