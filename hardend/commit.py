@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hardend import __version__, control, pause, state
@@ -21,7 +21,7 @@ from hardend.enforcer import Enforcer
 from hardend.errors import RefusedError, StoreError
 from hardend.inspection import require_same_layout
 from hardend.journal import Event, Journal
-from hardend.model import Drift, Host, Mode, State
+from hardend.model import Drift, Entry, Host, Mode, State
 from hardend.propose import Proposal
 from hardend.table import Held
 
@@ -81,8 +81,8 @@ def apply(host: Host, settings: Settings) -> Outcome:
             failed={str(k): str(v) for k, v in failed.items()} if isinstance(failed, dict) else {},
         )
     outcome = Outcome(by_guard=False, paused=pause.read(host) is not None)
-    if not outcome.paused:
-        one_pass(host, replace(settings, mode=Mode.ENFORCE), outcome)
+    if not outcome.paused and settings.mode is Mode.ENFORCE:
+        one_pass(host, settings, outcome)
     return outcome
 
 
@@ -93,12 +93,22 @@ def one_pass(host: Host, settings: Settings, outcome: Outcome) -> None:
         generation = Store(host).current()
         require_same_layout(host, generation)
         enforcer.load(generation, strict=True)
+        for path, entry in _entries_before(host, generation).items():
+            held = enforcer.table.by_path.get(path)
+            if held is not None and held.entry == entry:
+                held.fresh = False  # approved before: what differs from it is a drift, and is told
         enforcer.full_pass(thorough=True)
         for held in enforcer.table:
             if held.state is State.FAILED:
                 outcome.failed[held.entry.path] = held.reason
     finally:
         enforcer.close()
+
+
+def _entries_before(host: Host, generation: Generation) -> Mapping[str, Entry]:
+    with contextlib.suppress(StoreError):
+        return Store(host).generation(generation.number - 1).entries
+    return {}
 
 
 def commit_and_apply(

@@ -12,7 +12,7 @@ from hardend.baseline.manifest import Generation
 from hardend.capture import Reader, drift_of
 from hardend.config import Settings
 from hardend.errors import HardendError, RefusedError
-from hardend.model import Class, Drift, Host, Role
+from hardend.model import Class, Drift, Host, Mode, Role
 
 
 def require_same_layout(host: Host, generation: Generation) -> None:
@@ -41,6 +41,8 @@ def inspect(
         drifts = {}
         for path, entry in generation.entries.items():
             drift = drift_of(entry, reader)
+            if settings.mode is Mode.OBSERVE:
+                drift -= {Drift.FLAGS}  # who only observes locks nothing
             if entry.role is Role.MAP and not entry.opaque and not drift and tools is not None:
                 drift |= _map_drift(entry.path, generation, reader, tools)
             if drift:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.capture import Live, Reader, entry_of
 from hardend.config import Settings
-from hardend.errors import FileError, HardendError, RefusedError
+from hardend.errors import FileError, HardendError, RefusedError, StoreError
 from hardend.gate import Candidate, gate
 from hardend.model import Class, Entry, FileType, Host, Protected, Role, printable
 
@@ -46,6 +47,11 @@ class Proposer:
             live = self._reader.read(protected.path, content=_wants_content(protected))
             if live is not None:
                 self._add(proposal, protected, live)
+        with contextlib.suppress(StoreError):
+            for path in sorted(self.store.current().entries.keys() - proposal.entries.keys()):
+                proposal.warnings.append(
+                    f"{printable(path)} leaves the baseline: it is gone, or no longer what it was"
+                )
         self._finish(proposal)
         return proposal
 

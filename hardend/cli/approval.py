@@ -14,7 +14,7 @@ from hardend.baseline.store import Store
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError
 from hardend.inspection import inspect, require_same_layout
-from hardend.model import Host, printable
+from hardend.model import Host, Mode, printable
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,16 +121,18 @@ def _approve(args: argparse.Namespace) -> int:
             f"generation {generation.number} approved: {len(generation.entries)} paths, "
             f"{len(locked)} locked"
         )
-        _print_next_step(host, outcome)
+        _print_next_step(host, settings, outcome)
     for path, why in outcome.failed.items():
         print(f"hardend: {printable(path)}: {why}", file=sys.stderr)
     return Exit.DRIFT if outcome.failed else Exit.OK
 
 
-def _print_next_step(host: Host, outcome: commit.Outcome) -> None:
-    if outcome.paused:
+def _print_next_step(host: Host, settings: config.Settings, outcome: commit.Outcome) -> None:
+    if settings.mode is Mode.OBSERVE:
+        print('mode = "observe": nothing was locked, and drift is only reported')
+    elif outcome.paused:
         print("enforcement is off: nothing was touched; hardend on ends that")
-    elif not outcome.by_guard and not state.guard_is_alive(host):
+    if not outcome.by_guard and not state.guard_is_alive(host):
         print("no guard is running: systemctl enable --now hardend starts it")
 
 
