@@ -48,7 +48,7 @@ class Settings:
     restart: Restart = Restart.WHEN_NEEDED
     reload_interval_s: int = 60
     map_exchange_interval_ms: int = 1000
-    command_timeout_s: int = 60
+    command_timeout_s: int = 120
     quarantine_max_mib: int = 256
     quarantine_max_days: int = 90
     quarantine_object_max_mib: int = 8

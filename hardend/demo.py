@@ -126,6 +126,7 @@ def _set_up(options: Options, say: Say, stack: contextlib.ExitStack) -> Stage:
     temporary = os.path.join(scratch.path, "tmp")
     for directory in (ground.lair, temporary):
         os.mkdir(directory, 0o700)
+    os.sync()  # else the disk is still busy with what was unpacked, and restores wait for it
     guard = GuardProcess(host, temporary)
     stack.callback(guard.stop)
     guard.wait_until_running(generation.number)
@@ -258,12 +259,12 @@ def _told(trial: Trial, result: Result) -> str:
 
 
 def _told_by_guard(published: dict[str, object]) -> str:
-    """Return the guard's own figures: of each restore the part from its waking up."""
+    """Return the guard's own figures; of fewer than a hundred the slowest is the 99th percentile."""
     times = published.get("restore_us")
     own = times if isinstance(times, dict) else {}
     is_rr = published.get("scheduling") == "rr"
-    policy = "SCHED_RR" if is_rr else "without SCHED_RR, which this machine refuses"
+    policy = "SCHED_RR" if is_rr else "SCHED_RR is refused here"
     return (
-        f"the guard's own count, from its wake-up until the copy is set aside: "
-        f"median {own.get('median', 0)} us ({policy})"
+        f"the guard's own count, from waking up until the copy is set aside:\n"
+        f"median {own.get('median', 0)} us, slowest {own.get('p99', 0)} us ({policy})"
     )

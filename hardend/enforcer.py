@@ -197,6 +197,7 @@ class Enforcer:
         """Look for names that do not belong in a protected directory."""
         if not self.paused:
             self.strangers.scan(held)
+            self._collect_strangers()
 
     def look_at_name(self, held: Held, name: bytes) -> None:
         """Look at what an event names in a directory."""
@@ -205,6 +206,12 @@ class Enforcer:
             self.look(child)
         elif not self.paused:
             self.strangers.look(held, name)
+            self._collect_strangers()
+
+    def _collect_strangers(self) -> None:
+        if self.strangers.taken:
+            self.strangers.taken = 0
+            self.pending.collect = True
 
     def look_at_lock(self, held: Held) -> None:
         """Answer a hint: the file was opened, as chattr(1) must; put the lock back if it is off.

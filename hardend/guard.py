@@ -12,6 +12,7 @@ import socket
 import time
 
 from hardend import classes, layout, pause, state
+from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.control import ControlServer
@@ -129,17 +130,21 @@ class Guard:
         if not self.store.has_baseline():
             return 0
         try:
-            generation = self.store.current()
-        except StoreError as error:
-            self.reporter.store_fault(str(error))
-            generation = self.store.last_good()
-        try:
+            generation = self._generation_in_force()
             require_same_layout(self.host, generation)
         except HardendError as error:
             self.reporter.store_fault(str(error))
             return 0
         self.enforcer.load(generation, strict=False)
         return generation.number
+
+    def _generation_in_force(self) -> Generation:
+        """Return the current generation, or the last one that reads. Raises StoreError."""
+        try:
+            return self.store.current()
+        except StoreError as error:
+            self.reporter.store_fault(str(error))
+            return self.store.last_good()
 
     def _set_leftovers_aside(self, digests: set[str]) -> None:
         """After a crash a spare's name may hold what an attacker had put in place."""

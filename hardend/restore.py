@@ -42,12 +42,17 @@ class CannotRestoreError(Exception):
     """The path could not be put back; the text is the reason for the administrator."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replaced:
-    """What an exchange left behind: the name in the staging directory, still to be set aside."""
+    """What an exchange left behind: the name in the staging directory, still to be set aside.
+
+    ``old`` is the descriptor of the inode that was held. Closing it may free the inode, milliseconds
+    on a busy disk: that waits until the path is safe.
+    """
 
     spare: Spare
     something: bool
+    old: int = -1
 
 
 class Restorer:
@@ -80,7 +85,7 @@ class Restorer:
                     self._spares.discard(spare)
                     continue
                 raise CannotRestoreError(reason(error)) from error
-            held.adopt(os.dup(spare.descriptor))
+            replaced.old, held.descriptor = held.descriptor, spare.descriptor
             try:
                 if not lock_and_compare(held):
                     return replaced
@@ -166,7 +171,8 @@ class Restorer:
         ):
             with contextlib.suppress(OSError):
                 taken = self._aside.take(spare.directory, spare.name, held.entry, drift, now_ns)
-        os.close(spare.descriptor)
+        if replaced.old >= 0:
+            os.close(replaced.old)
         self._spares.release(spare)
         return taken
 

@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         "--idle", type=_positive, nargs="?", const=60, metavar="S", help="also the CPU of S idle seconds (60)"
     )
     parser.add_argument(
-        "--gap", type=_positive, default=5000, metavar="US", help="mean time between two drifts (5000)"
+        "--gap", type=_positive, default=4000, metavar="US", help="mean time between two drifts (4000)"
     )
     parser.add_argument(
         "--clock", choices=("auto", "trace", "poll"), default="auto", help="see drifter.c (auto)"

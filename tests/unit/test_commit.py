@@ -15,7 +15,7 @@ from hardend.baseline.store import Store
 from hardend.capture import Reader
 from hardend.commit import Outcome
 from hardend.config import Settings
-from hardend.errors import RefusedError, StoreError, UnreachableError
+from hardend.errors import FileError, RefusedError, StoreError, UnreachableError
 from hardend.inspection import inspect
 from hardend.kernel import flags
 from hardend.model import Drift, Entry, Host, Mode
@@ -28,11 +28,11 @@ ACCESS_PATH = "/etc/mail/access"
 
 
 @pytest.fixture
-def host_tree(tree: Tree) -> Iterator[Tree]:
+def host_tree(tree: Tree) -> Tree:
     """A tree that is of a known layout, with a first generation committed and applied."""
     tree.at("/etc/debian_version").write_text("12\n")
     commit.commit_and_apply(tree.host, Settings(), _whole(tree), reason="first")
-    yield tree
+    return tree
 
 
 def _whole(tree: Tree) -> Proposal:
@@ -189,7 +189,8 @@ def test_what_cannot_be_put_back_is_named_with_its_reason(
 
     with monkeypatch.context() as patched:
         patched.setattr("hardend.spares.os.fsync", full)
-        assert commit.apply(host_tree.host, Settings()).failed == {CF_PATH: "staging a copy: the disk is full"}
+        outcome = commit.apply(host_tree.host, Settings())
+    assert outcome.failed == {CF_PATH: "staging a copy: the disk is full"}
     assert host_tree.at(CF_PATH).read_bytes() == CF
     assert commit.apply(host_tree.host, Settings()).failed == {}
     assert host_tree.at(CF_PATH).read_bytes() == b"new\n"
@@ -261,7 +262,10 @@ def test_only_root_commits(host_tree: Tree, monkeypatch: pytest.MonkeyPatch) -> 
     assert Store(host_tree.host).numbers() == [1]
 
 
-@pytest.mark.parametrize(("login", "name"), [("0", "root"), ("4294967295", "root"), ("3999999999", "3999999999"), ("", "root")])
+@pytest.mark.parametrize(
+    ("login", "name"),
+    [("0", "root"), ("4294967295", "root"), ("3999999999", "3999999999"), ("", "root")],
+)
 def test_the_author_is_the_login_behind_sudo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, login: str, name: str
 ) -> None:
@@ -294,7 +298,7 @@ def test_what_is_no_file_any_more_leaves_the_baseline_and_that_is_said(host_tree
     os.mkfifo(host_tree.at(ACCESS_PATH))
     proposal = _whole(host_tree)
     assert ACCESS_PATH not in proposal.entries
-    assert [warning for warning in proposal.warnings if warning.startswith(f"{ACCESS_PATH} leaves the baseline")]
+    assert any(warning.startswith(f"{ACCESS_PATH} leaves the baseline") for warning in proposal.warnings)
 
 
 def test_a_path_that_went_away_leaves_with_all_that_it_held(host_tree: Tree) -> None:
@@ -322,7 +326,7 @@ def test_a_path_behind_a_link_is_not_read(host_tree: Tree) -> None:
     host_tree.at("/etc/mail").rename(host_tree.at("/etc/elsewhere"))
     host_tree.at("/etc/mail").symlink_to("elsewhere")
     reader = Reader(host_tree.host)
-    with pytest.raises(Exception, match="symbolic link|cannot be read"):
+    with pytest.raises(FileError, match="cannot be read"):
         reader.read(CF_PATH, content=True)
     reader.close()
     host_tree.at("/etc/mail").unlink()

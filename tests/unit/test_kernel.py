@@ -84,7 +84,7 @@ def test_a_lock_holds_off_whoever_opens_for_writing(place: Path) -> None:
 def test_what_has_no_flags_says_so_in_one_of_the_known_ways() -> None:
     reader, writer = os.pipe()
     try:
-        with pytest.raises(OSError, match=".") as caught:
+        with pytest.raises(OSError, match=r".") as caught:
             flags.get_flags(reader)
         assert caught.value.errno in flags.UNSUPPORTED
     finally:
@@ -194,7 +194,7 @@ def test_a_strict_walk_goes_through_real_directories_only(place: Path, opened: i
         ("a/b/file/x", {errno.ENOTDIR}),
         ("a/none", {errno.ENOENT}),
     ):
-        with pytest.raises(OSError, match=".") as caught:
+        with pytest.raises(OSError, match=r".") as caught:
             paths.open_beneath(opened, path, READ)
         assert caught.value.errno in numbers, path
         assert caught.value.filename == path
@@ -203,7 +203,7 @@ def test_a_strict_walk_goes_through_real_directories_only(place: Path, opened: i
 def test_a_link_of_proc_is_not_followed() -> None:
     proc = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with pytest.raises(OSError, match=".") as caught:
+        with pytest.raises(OSError, match=r".") as caught:
             paths.open_beneath(proc, "root/etc", READ | os.O_DIRECTORY)
         assert caught.value.errno == errno.ELOOP
     finally:
@@ -217,7 +217,7 @@ def test_a_directory_is_a_directory(place: Path, opened: int) -> None:
     os.mkfifo(place / "fifo")
     os.close(paths.open_directory(opened, "real", may_cross=False))
     for name in ("file", "link", "fifo"):
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"."):
             paths.open_directory(opened, name, may_cross=False)
 
 
@@ -234,7 +234,7 @@ def test_a_mount_point_is_entered_only_where_it_is_expected(place: Path) -> None
     with private_mounts():
         mount_memory(place / "mounted")
         directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        with pytest.raises(OSError, match=".") as caught:
+        with pytest.raises(OSError, match=r".") as caught:
             paths.open_directory(directory, "mounted", may_cross=False)
         assert caught.value.errno == errno.EXDEV
         os.close(paths.open_directory(directory, "mounted", may_cross=True))
@@ -263,7 +263,7 @@ def _escaped(path: bytes) -> bytes:
     return b"".join(b"\\%03o" % byte if byte in b" \t\n\\" else bytes([byte]) for byte in path)
 
 
-POINTS = st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name).map(lambda name: b"/" + name)
+POINTS = st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name).map(b"/".__add__)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9999), POINTS, POINTS), max_size=5))
@@ -284,7 +284,9 @@ def test_anything_else_in_mountinfo_is_passed_over(text: bytes) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", ["plain", "with space", "tab\there", "line\nfeed", "return\rhere", "back\\slash"])
+@pytest.mark.parametrize(
+    "name", ["plain", "with space", "tab\there", "line\nfeed", "return\rhere", "back\\slash"]
+)
 def test_a_mount_is_seen_and_taken_away(place: Path, name: str) -> None:
     source = place / f"source {name}"
     source.mkdir()
@@ -309,6 +311,6 @@ def test_a_link_to_a_mount_point_does_not_lead_to_its_unmounting(place: Path) ->
     with private_mounts():
         mount_memory(place / "mounted")
         (place / "link").symlink_to("mounted")
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"."):
             mounts.unmount(str(place / "link"))
         assert (place / "mounted").is_mount()

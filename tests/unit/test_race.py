@@ -34,6 +34,9 @@ SECRET = b"root:*:19000::::::\n"
 FAST = "/dev/shm"
 
 
+_SEEN = ("st_ino", "st_mode", "st_uid", "st_ctime_ns", "st_mtime_ns", "st_nlink")
+
+
 class Scene:
     """/home is the attacker's; /home/mail/access is protected, victim/ must never be touched."""
 
@@ -86,7 +89,7 @@ class Scene:
         found = []
         for path in (self.victim, self.victim / "access"):
             seen = path.lstat()
-            found.append((seen.st_ino, seen.st_mode, seen.st_uid, seen.st_ctime_ns, seen.st_mtime_ns, seen.st_nlink))
+            found.append(tuple(getattr(seen, name) for name in _SEEN))
         return [*found, tuple(os.listdir(self.victim)), ((self.victim / "access").read_bytes(),)]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -133,7 +134,10 @@ DECIDED: list[tuple[Entry, set[Drift], Act]] = [
     (QUEUE, {Drift.MODE}, Act.AMEND),
     (QUEUE, {Drift.MISSING}, Act.AMEND),
     (QUEUE, {Drift.TYPE}, Act.AMEND),
-    *((replace(QUEUE, role=role), {Drift.OWNER}, Act.AMEND) for role in (Role.ANCESTOR, Role.DIRECTORY, Role.CLOSED)),
+    *(
+        (replace(QUEUE, role=role), {Drift.OWNER}, Act.AMEND)
+        for role in (Role.ANCESTOR, Role.DIRECTORY, Role.CLOSED)
+    ),
 ]
 
 
@@ -171,7 +175,7 @@ def test_a_fight_is_told_when_it_begins_and_again_with_growing_pauses() -> None:
 def test_the_pause_grows_to_an_hour_and_no_further() -> None:
     history = History(count=1, within_s=100)
     told = [now for now in range(1, 30_000, 50) if history.note(float(now))]
-    pauses = [after - before for before, after in zip(told, told[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(told)]
     assert pauses == sorted(pauses)
     assert 3600 <= pauses[-1] < 3700
 
@@ -182,20 +186,23 @@ def test_drifts_that_are_far_apart_are_no_fight() -> None:
     assert not history.contested
 
 
+def _state(history: History) -> tuple[bool, str]:
+    return history.contested, history.incident
+
+
 def test_a_fight_is_over_when_the_path_was_left_alone_long_enough() -> None:
     history = History(count=2, within_s=10, incident="first")
     history.note(100.0)
     history.note(101.0)
-    assert history.contested
+    assert _state(history) == (True, "first")
     assert not history.settled(111.0)  # ten seconds to the dot
-    assert history.contested and history.incident == "first"
+    assert _state(history) == (True, "first")
     assert history.settled(111.1)
-    assert not history.contested
-    assert history.incident == ""
+    assert _state(history) == (False, "")
     assert history.restores == history.kept == 0
     assert not history.settled(200.0)  # and is told once
     assert history.note(201.0)  # a new one begins at its beginning
-    assert not history.contested
+    assert _state(history) == (False, "")
 
 
 def test_a_path_that_was_never_in_a_fight_does_not_settle() -> None:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -34,7 +35,7 @@ CF_PATH = "/etc/mail/sendmail.cf"
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    made = Tree(Path(subprocess.check_output(["mktemp", "-d", "-p", "/var/tmp", "hardend-spares-XXXXXX"], text=True).strip()))
+    made = Tree(Path(tempfile.mkdtemp(prefix="hardend-spares-", dir="/var/tmp")))
     yield made.host
     subprocess.run(["chattr", "-R", "-f", "-i", "-a", str(made.root)], check=False)
     made.remove()
@@ -149,14 +150,19 @@ def test_unverified_bytes_are_never_staged(host: Host, spares: Spares) -> None:
     assert _names(host) == set()
 
 
+def _replaced(path: Path) -> Path:
+    path.unlink()
+    return path
+
+
 TAMPERED: dict[str, Callable[[Path], object]] = {
     "written to": lambda path: path.write_bytes(b"EVIL"),
     "chmod": lambda path: path.chmod(0o666),
-    "touched": lambda path: os.utime(path),
+    "touched": os.utime,
     "removed": Path.unlink,
-    "replaced": lambda path: (path.unlink(), path.write_bytes(CONTENT)),
+    "replaced": lambda path: _replaced(path).write_bytes(CONTENT),
     "linked": lambda path: os.link(path, path.with_name("second")),
-    "a link": lambda path: (path.unlink(), path.symlink_to("/etc/shadow")),
+    "a link": lambda path: _replaced(path).symlink_to("/etc/shadow"),
 }
 
 
@@ -306,17 +312,19 @@ def test_in_a_fight_plain_files_are_dropped_and_the_rest_is_kept(host: Host, asi
     assert sorted(set(os.listdir(top)) - {"hardend"}) == ["directory", "fifo"]
 
 
-@pytest.mark.parametrize("found", ["nothing", "ours", "file", "link to a directory", "of another", "open to all"])
+@pytest.mark.parametrize(
+    "found", ["nothing", "ours", "file", "link to a directory", "of another", "open to all"]
+)
 def test_the_directory_beside_is_always_ours(host: Host, etc: int, found: str) -> None:
     path = Path(host.at("/etc")) / os.fsdecode(BESIDE)
-    {
-        "nothing": lambda: None,
-        "ours": lambda: path.mkdir(0o700),
-        "file": lambda: path.write_bytes(b"x"),
-        "link to a directory": lambda: path.symlink_to("/tmp"),
-        "of another": lambda: (path.mkdir(0o700), os.chown(path, 65534, 65534)),
-        "open to all": lambda: (path.mkdir(), path.chmod(0o777)),
-    }[found]()
+    if found == "file":
+        path.write_bytes(b"x")
+    elif found == "link to a directory":
+        path.symlink_to("/tmp")
+    elif found != "nothing":
+        path.mkdir(0o700)
+        os.chown(path, *((65534, 65534) if found == "of another" else (0, 0)))
+        path.chmod(0o777 if found == "open to all" else 0o700)
     descriptor = open_beside(etc)
     seen = os.fstat(descriptor)
     os.close(descriptor)

@@ -8,47 +8,18 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hardend.baseline import store as store_module
-from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.errors import StoreError
-from hardend.model import Class, Entry, FileType, Host, Role
-
-CONTENT = {1: b"O PrivacyOptions=goaway\n", 2: b"second\n", 3: b"third\n"}
-
-
-class DiedError(Exception):
-    """The process is gone: nothing of ours catches this."""
-
-
-def _generation(store: Store, number: int, parent: str | None = None) -> Generation:
-    directory = {"role": Role.ANCESTOR, "cls": Class.LOCKED, "kind": FileType.DIRECTORY}
-    entries = {path: Entry(path, uid=0, gid=0, mode=0o755, **directory) for path in ("/", "/etc")}
-    entries["/etc/cf"] = Entry(
-        path="/etc/cf",
-        role=Role.SOURCE,
-        cls=Class.LOCKED,
-        kind=FileType.FILE,
-        uid=0,
-        gid=0,
-        mode=0o644,
-        size=len(CONTENT[number]),
-        digest=store.add_object(CONTENT[number]),
-    )
-    if parent is None:
-        parent = store.next()[1]
-    return Generation(number, parent, "now", "root", f"reason {number}", "debian", "0", "8", entries)
-
-
-def _commit(store: Store, number: int) -> None:
-    with store.locked():
-        store.add_generation(_generation(store, number))
+from hardend.model import Host
+from tests.unit.generations import CONTENT, commit
+from tests.unit.generations import generation as make
 
 
 @pytest.fixture
@@ -60,8 +31,8 @@ def host(tmp_path: Path) -> Host:
 def store(host: Host) -> Store:
     """A store with two generations."""
     made = Store(host)
-    _commit(made, 1)
-    _commit(made, 2)
+    commit(made, 1)
+    commit(made, 2)
     return made
 
 
@@ -243,14 +214,14 @@ def test_a_generation_that_was_removed_is_named(store: Store, files: Path) -> No
 
 def test_a_broken_chain_is_named(store: Store) -> None:
     with store.locked():
-        store.add_generation(_generation(store, 3, parent="0" * 64))
+        store.add_generation(make(store, 3, parent="0" * 64))
     assert store.verify() == ["generation 3: its parent is not generation 2"]
 
 
 def test_a_first_generation_with_a_parent_is_named(host: Host) -> None:
     store = Store(host)
     with store.locked():
-        store.add_generation(_generation(store, 1, parent="0" * 64))
+        store.add_generation(make(store, 1, parent="0" * 64))
     assert len(store.verify()) == 1
 
 
@@ -262,14 +233,14 @@ def test_names_that_are_no_numbers_are_no_generations(store: Store, files: Path)
 
 @pytest.mark.parametrize("number", [1, 2, 4, 0, -1])
 def test_numbers_only_go_up_by_one(store: Store, number: int) -> None:
-    wrong = replace(_generation(store, 3), number=number)
+    wrong = replace(make(store, 3), number=number)
     with store.locked(), pytest.raises(StoreError, match="does not follow 2"):
         store.add_generation(wrong)
     assert store.numbers() == [1, 2]
 
 
 def test_a_generation_that_could_not_be_read_again_is_not_written(store: Store) -> None:
-    generation = _generation(store, 3)
+    generation = make(store, 3)
     entries = {path: entry for path, entry in generation.entries.items() if path != "/etc"}
     with store.locked(), pytest.raises(StoreError, match="without its directory"):
         store.add_generation(replace(generation, entries=entries))
@@ -282,7 +253,7 @@ def test_approving_anew_is_the_way_out_of_a_damaged_store(store: Store, files: P
     CURRENTS[damage](files)
     number, parent = store.next()
     assert (number, parent) == (3, store.manifest_digest(2))
-    _commit(store, 3)
+    commit(store, 3)
     assert store.current().reason == "reason 3"
     assert store.verify() == []
 
@@ -292,113 +263,16 @@ def test_a_new_generation_follows_a_damaged_one_and_its_fault_stays_named(
 ) -> None:
     _flip(files / "generations/2/manifest.json")
     assert store.next() == (3, store.manifest_digest(1))
-    _commit(store, 3)
+    commit(store, 3)
     assert store.current().number == 3
     assert len(store.verify()) == 1
-
-
-# What a commit calls of the system; it may die before and after each.
-_STEPS = ("rename", "fsync", "open", "makedirs")
-
-
-@pytest.fixture
-def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """Return what makes the process die before its n-th step from now; with 0 never."""
-    state = {"left": 0}
-
-    def wrap(name: str) -> None:
-        real = getattr(os, name)
-
-        def step(*args: object, **keywords: object) -> object:
-            if state["left"] == 1:
-                raise DiedError
-            state["left"] -= state["left"] > 0
-            return real(*args, **keywords)
-
-        monkeypatch.setattr(store_module.os, name, step)
-
-    for name in _STEPS:
-        wrap(name)
-    yield lambda steps: state.update(left=steps)
-    state["left"] = 0
-
-
-def _die_at(store: Store, generation: Generation, step: int, dying: Callable[[int], None]) -> bool:
-    """Run a commit that dies before its ``step``-th step; False when it had no such step."""
-    dying(step)
-    try:
-        store.add_generation(generation)
-    except DiedError:
-        return True
-    finally:
-        dying(0)
-    return False
-
-
-def test_a_commit_that_dies_anywhere_leaves_the_old_or_the_new(
-    host: Host, dying: Callable[[int], None]
-) -> None:
-    outcomes = set()
-    step = 0
-    died = True
-    while died:
-        step += 1
-        shutil.rmtree(host.store_dir, ignore_errors=True)
-        store = Store(host)
-        _commit(store, 1)
-        died = _die_at(store, _generation(store, 2), step, dying)
-        fresh = Store(host)
-        outcomes.add(fresh.current().number)
-        assert fresh.verify() == []
-        number, _ = fresh.next()
-        _commit(fresh, number)  # and the next commit works as if nothing had been
-        assert fresh.current().number == number
-        assert fresh.verify() == []
-    assert outcomes == {1, 2}
-    assert step > 10
-
-
-def test_a_first_commit_that_dies_anywhere_can_be_made_again(
-    host: Host, dying: Callable[[int], None]
-) -> None:
-    step = 0
-    died = True
-    while died:
-        step += 1
-        shutil.rmtree(host.store_dir, ignore_errors=True)
-        store = Store(host)
-        with store.locked():
-            died = _die_at(store, _generation(store, 1), step, dying)
-        fresh = Store(host)
-        number, _ = fresh.next()
-        _commit(fresh, number)
-        assert fresh.current().reason == f"reason {number}"
-        assert fresh.verify() == []
-    assert step > 10
-
-
-def test_a_write_that_fails_leaves_the_generation_in_force(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    generation = _generation(store, 3)
-    with monkeypatch.context() as patched:
-        patched.setattr(store_module.os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            store.add_generation(generation)
-    assert store.current().number == 2
-    assert store.verify() == []
-    _commit(store, 3)
-    assert store.current().number == 3
 
 
 def test_the_leftover_of_a_dead_commit_is_not_in_force(store: Store, files: Path) -> None:
     shutil.copytree(files / "generations/2", files / "generations/3")
     assert store.current().number == 2
     assert store.verify() == []
-    _commit(store, 3)
+    commit(store, 3)
     assert store.current().reason == "reason 3"
 
 

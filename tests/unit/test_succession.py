@@ -16,7 +16,7 @@ from hardend.capture import Reader, entry_of
 from hardend.enforcer import Enforcer
 from hardend.errors import StoreError
 from hardend.kernel import flags
-from hardend.model import Class, Drift, Entry, Protected, Role, State
+from hardend.model import Class, Entry, Protected, Role, State
 from hardend.succession import release_locks
 from hardend.table import Held
 from tests.unit.conftest import CF, Tree
@@ -24,7 +24,7 @@ from tests.unit.conftest import CF, Tree
 pytestmark = pytest.mark.root
 CF_PATH = "/etc/mail/sendmail.cf"
 ACCESS_PATH = "/etc/mail/access"
-Change = Callable[[dict[str, Entry]], None]
+Change = Callable[[dict[str, Entry]], object]
 
 
 def _next(tree: Tree, change: Change) -> Generation:
@@ -108,7 +108,7 @@ def test_a_spare_of_the_old_content_never_goes_in(guarded: Tree) -> None:
 
 
 def test_a_path_that_is_protected_no_longer_is_unlocked_and_left(guarded: Tree) -> None:
-    enforcer = _load(guarded, _next(guarded, lambda entries: entries.pop(CF_PATH) and None))
+    enforcer = _load(guarded, _next(guarded, lambda entries: entries.pop(CF_PATH)))
     assert not _is_locked(guarded, CF_PATH)
     assert _is_locked(guarded, ACCESS_PATH)
     guarded.at(CF_PATH).write_bytes(b"mine again\n")
@@ -190,7 +190,7 @@ def test_nothing_is_reached_through_the_old_table(guarded: Tree) -> None:
     enforcer = guarded.enforcer
     assert enforcer is not None
     old = list(enforcer.table)
-    enforcer.load(_next(guarded, lambda entries: entries.pop("/etc/mail/authinfo") and None), strict=True)
+    enforcer.load(_next(guarded, lambda entries: entries.pop("/etc/mail/authinfo")), strict=True)
     assert [held for held in old if held.descriptor >= 0 or held.spare is not None] == []
     for held in old:
         enforcer.look(held, thorough=True)

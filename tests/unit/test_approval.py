@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hardend approve and hardend check on a tree without a guard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hardend.baseline.store import Store
+from hardend.errors import Exit
+from tests.unit.command import ACCESS_PATH, CF_PATH, Run, is_locked
+from tests.unit.command import approved as approved  # noqa: PLC0414 - a fixture
+from tests.unit.command import run as run  # noqa: PLC0414 - a fixture
+from tests.unit.conftest import ACCESS, Tree
+
+pytestmark = pytest.mark.root
+
+
+def test_the_first_approval_makes_a_generation_and_locks(tree: Tree, run: Run) -> None:
+    code, out, _ = run("approve", "--reason", "first")
+    assert code == Exit.OK
+    assert out.startswith("generation 1 approved: ")
+    assert "2 locked" in out
+    assert "systemctl enable --now hardend" in out
+    assert is_locked(tree, CF_PATH) and is_locked(tree, ACCESS_PATH)
+    assert not is_locked(tree, "/etc/mail/authinfo")
+    generation = Store(tree.host).current()
+    assert (generation.number, generation.reason, generation.parent) == (1, "first", "")
+    assert run("check")[0] == Exit.OK
+    run("release")
+
+
+def test_the_secret_s_content_is_not_in_the_store(approved: Tree) -> None:
+    assert Store(approved.host).current().entries["/etc/mail/authinfo"].digest == ""
+    objects = Path(approved.host.store_dir) / "objects"
+    assert b"secret" not in [path.read_bytes() for path in objects.iterdir()]
+
+
+def test_check_names_every_drift_and_changes_nothing(approved: Tree, run: Run) -> None:
+    approved.unlock(CF_PATH)
+    approved.at(CF_PATH).write_bytes(b"EVIL")
+    approved.at("/etc/mail/smrsh/sh").symlink_to("/bin/sh")
+    approved.at("/etc/mail/smrsh/.hardend").symlink_to("/bin/sh")
+    approved.at("/etc/mail/a\x1b[2J").touch()
+    code, out, _ = run("check")
+    assert code == Exit.DRIFT
+    assert f"{CF_PATH}: content flags stale\n" in out
+    assert "/etc/mail/smrsh/sh: unexpected\n" in out
+    assert "/etc/mail/smrsh/.hardend: unexpected\n" in out
+    assert "/etc/mail/a\\x1b[2J: unexpected\n" in out
+    assert "\x1b" not in out
+    assert approved.at(CF_PATH).read_bytes() == b"EVIL"
+    code, out, _ = run("check", "--json")
+    document = json.loads(out)
+    assert code == Exit.DRIFT
+    assert (document["clean"], document["generation"]) == (False, 1)
+    assert document["paths"][CF_PATH] == ["content", "flags", "stale"]
+
+
+def test_new_content_from_a_file_becomes_the_live_content(
+    approved: Tree, run: Run, tmp_path: Path
+) -> None:
+    for name in ("cf", "access"):
+        (tmp_path / name).write_text(f"new {name}\n")
+    code, out, err = run(
+        *("approve", CF_PATH, "--from", str(tmp_path / "cf")),
+        *(ACCESS_PATH, "--from", str(tmp_path / "access")),
+        *("--reason", "both"),
+    )
+    assert code == Exit.OK, err
+    assert out.startswith("generation 2 approved")
+    assert approved.at(CF_PATH).read_text() == "new cf\n"
+    assert approved.at(ACCESS_PATH).read_text() == "new access\n"
+    assert is_locked(approved, CF_PATH)
+    assert run("check")[0] == Exit.OK
+    assert Store(approved.host).verify() == []
+
+
+def test_a_path_alone_takes_in_its_live_state_and_puts_the_others_back(approved: Tree, run: Run) -> None:
+    for path in (CF_PATH, ACCESS_PATH):
+        approved.unlock(path)
+        approved.at(path).write_bytes(b"edited\n")
+    code, _, err = run("approve", CF_PATH, "--reason", "edited by hand")
+    assert code == Exit.OK, err
+    assert approved.at(CF_PATH).read_bytes() == b"edited\n"
+    assert approved.at(ACCESS_PATH).read_bytes() == ACCESS
+    assert run("check")[0] == Exit.OK
+
+
+def test_a_directory_that_is_gone_leaves_the_baseline_with_all_it_held(approved: Tree, run: Run) -> None:
+    shutil.rmtree(approved.at("/etc/mail/smrsh"))
+    code, _, err = run("approve", "/etc/mail/smrsh", "--reason", "no programs here")
+    assert code == Exit.OK, err
+    assert not [path for path in Store(approved.host).current().entries if "smrsh" in path]
+    assert run("check")[0] == Exit.OK
+    assert Store(approved.host).verify() == []
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "an empty reason": (("approve", "--reason", "  "), "--reason is empty"),
+    "a path that is not ours": (
+        ("approve", "/etc/passwd", "--reason", "x"),
+        "not a path that hardend protects",
+    ),
+    "a file that is not there": (("approve", CF_PATH, "--from", "/none", "--reason", "x"), "No such file"),
+    "content for a secret": (
+        ("approve", "/etc/mail/authinfo", "--from", "/etc/passwd", "--reason", "x"),
+        "its content is not held",
+    ),
+    "a rollback to nothing": (("baseline", "rollback", "7", "--reason", "x"), "missing"),
+    "a generation that is not there": (("baseline", "show", "7"), "missing"),
+    "a time that is too long": (("off", "--for", "99d", "--reason", "x"), "at most 24h"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_is_one_line_and_changes_nothing(approved: Tree, run: Run, what: str) -> None:
+    arguments, sentence = REFUSED[what]
+    code, out, err = run(*arguments)
+    assert code in {Exit.REFUSED, Exit.USAGE}
+    assert out == ""
+    assert sentence in err
+    assert all(line.startswith("hardend: ") for line in err.splitlines())
+    assert Store(approved.host).numbers() == [1]
+    assert run("check")[0] == Exit.OK
