@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.mailtree import DRIFTED, LOCKED, BenchError, MailTree, environment
-from tests.bench.tracing import Trace, durations
+from tests.bench.tracing import Drift, Trace, durations
 
 PROGRAMS = ("floor", "drifter", "load")
 _RR_PRIORITY = 10  # that of the guard
@@ -191,7 +191,7 @@ class Drifter:
 
     def _times(self, kind: str, output: str) -> Times:
         times = Times()
-        drifts: tuple[list[int], list[int]] = ([], [])
+        drifts: tuple[list[Drift], list[Drift]] = ([], [])
         for line in output.splitlines():
             which, began, ns, right = map(int, line.split())
             times.missed += ns < 0 or not right
@@ -199,7 +199,7 @@ class Drifter:
                 continue
             if self.trace is None:
                 times.of(which).append(ns / 1000)
-            drifts[which].append(began)
+            drifts[which].append(Drift(began, ns))
         if self.trace is not None:
             acts = self.trace.acts(kind)
             for which, pid in enumerate((self.restorers.guard.pid, self.restorers.floor.pid)):

@@ -33,6 +33,22 @@ _GRAIN_NS = 1000  # the text has microseconds, rounded down
 
 
 @dataclass(frozen=True)
+class Act:
+    """A system call that restored something: monotonic nanoseconds."""
+
+    began: int
+    ended: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A drift: when its system call began, and after how many nanoseconds it was seen to be over."""
+
+    began: int
+    seen_ns: int
+
+
+@dataclass(frozen=True)
 class Trace:
     """The instance, while it records."""
 
@@ -42,35 +58,39 @@ class Trace:
         """Forget what was recorded."""
         (self.instance / "trace").write_text("")
 
-    def acts(self, kind: str) -> dict[int, list[int]]:
-        """Return when each process ended a call that puts back a drift of this kind (monotonic ns)."""
+    def acts(self, kind: str) -> dict[int, list[Act]]:
+        """Return the calls of each process that put back a drift of this kind, in order."""
         wanted = "ioctl" if kind == "unlock" else "renameat2"
-        begun: dict[int, bool] = {}
-        ended: dict[int, list[int]] = {}
+        begun: dict[int, int] = {}
+        acts: dict[int, list[Act]] = {}
         with (self.instance / "trace").open() as lines:
             for line in lines:
                 found = _RECORD.search(line)
                 if found is None or found["call"] != wanted:
                     continue
-                pid = int(found["pid"])
+                pid, now_ns = int(found["pid"]), int(found["time"].replace(".", "")) * 1000
                 if found["result"] is None:
-                    begun[pid] = _puts_back(kind, found["words"])
-                elif begun.pop(pid, False) and int(found["result"], 16) == 0:
-                    ended.setdefault(pid, []).append(int(found["time"].replace(".", "")) * 1000)
-        return ended
+                    begun.pop(pid, None)
+                    if _puts_back(kind, found["words"]):
+                        begun[pid] = now_ns
+                elif (start_ns := begun.pop(pid, -1)) >= 0 and int(found["result"], 16) == 0:
+                    acts.setdefault(pid, []).append(Act(start_ns, now_ns))
+        return acts
 
 
-def durations(began: list[int], ended: list[int]) -> list[int]:
-    """Return, for each beginning, the nanoseconds to the first end after it. Both are in order.
+def durations(drifts: list[Drift], acts: list[Act]) -> list[int]:
+    """Return, for each drift, the nanoseconds to the end of the first act that began after it.
 
-    Raises BenchError when an end is missing before the next beginning: the trace is not complete.
+    Both are in order. A process can lose its processor on the way out of the call, when everybody sees
+    the restore already: then it lasted until it was seen. Raises BenchError when acts are missing.
     """
+    begun = [act.began for act in acts]
     found = []
-    for start, following in itertools.pairwise([*began, sys.maxsize]):
-        place = bisect.bisect_left(ended, start - _GRAIN_NS)
-        if place == len(ended) or ended[place] >= following:
+    for drift, following in itertools.pairwise([*drifts, Drift(sys.maxsize, 0)]):
+        place = bisect.bisect_left(begun, drift.began - _GRAIN_NS)
+        if place == len(acts) or acts[place].began >= following.began:
             raise BenchError("the trace lacks a restore that was seen (--clock poll does without it)")
-        found.append(max(0, ended[place] - start))
+        found.append(max(0, min(acts[place].ended - drift.began, drift.seen_ns)))
     return found
 
 

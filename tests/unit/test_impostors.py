@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from hardend.model import Drift, State
+from hardend.restore import unlock
+from hardend.table import Held
 from tests.unit.conftest import CF, Tree
 from tests.unit.scenes import CF_PATH, SMRSH, guard_of, names_in
 
@@ -168,3 +170,21 @@ def test_a_program_under_the_name_of_our_directory_is_a_stranger_too(guarded: Tr
     guarded.at("/etc/mail/smrsh/.hardend").mkdir(0o700)
     enforcer.look_inside(smrsh)
     assert len(guarded.recorder.strangers) == 2, "our own directory is none"
+
+
+def test_a_link_that_comes_after_the_look_does_not_unlock_what_it_leads_to(
+    guarded: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, held = guard_of(guarded)
+    victim = guarded.at("/victim")
+    victim.write_bytes(b"x")
+    subprocess.run(["chattr", "+i", str(victim)], check=True)
+    seen = victim.lstat()
+    guarded.unlock(CF_PATH)
+    guarded.at(CF_PATH).unlink()
+    guarded.at(CF_PATH).symlink_to(victim)
+    with monkeypatch.context() as patched:
+        patched.setattr(Held, "lstat", lambda _held: seen)
+        unlock(held)
+    with pytest.raises(PermissionError):
+        victim.write_bytes(b"y")
