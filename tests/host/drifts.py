@@ -54,7 +54,8 @@ def unlocked(change: Drift) -> Drift:
     """Change a locked path as an intruder must: the lock comes off first, as often as it takes."""
 
     def attempt(path: str) -> None:
-        for _ in range(2000):
+        end = time.monotonic() + WAIT_S
+        while time.monotonic() < end:
             set_immutable(path, on=False)
             try:
                 change(path)
@@ -63,7 +64,7 @@ def unlocked(change: Drift) -> Drift:
             except OSError:
                 return  # half of it was done and put back before the other half
             return
-        raise SystemExit(f"{path}: the lock came back 2000 times before {change.__name__}")
+        raise SystemExit(f"{path}: the lock came back each time before a change")
 
     return attempt
 
@@ -74,8 +75,14 @@ def rewrite(path: str) -> None:
 
 
 def rename_over(path: str) -> None:
-    rewrite_new(f"{SCRATCH}/new")
+    ready(f"{SCRATCH}/new", rewrite_new)
     os.rename(f"{SCRATCH}/new", path)
+
+
+def ready(path: str, make: Drift) -> None:
+    """Make what is to be renamed once: between the lock and the rename there is no time for it."""
+    if not os.path.lexists(path):
+        make(path)
 
 
 def rewrite_new(path: str) -> None:
@@ -92,12 +99,8 @@ def delete(path: str) -> None:
 
 
 def to_symlink(path: str) -> None:
-    os.symlink("/etc/shadow", f"{SCRATCH}/link")
-    try:
-        os.rename(f"{SCRATCH}/link", path)
-    finally:
-        if os.path.lexists(f"{SCRATCH}/link"):
-            os.unlink(f"{SCRATCH}/link")
+    ready(f"{SCRATCH}/link", lambda aside: os.symlink("/etc/shadow", aside))
+    os.rename(f"{SCRATCH}/link", path)
 
 
 def to_directory(path: str) -> None:
@@ -106,12 +109,8 @@ def to_directory(path: str) -> None:
 
 
 def to_fifo(path: str) -> None:
-    os.mkfifo(f"{SCRATCH}/fifo")
-    try:
-        os.rename(f"{SCRATCH}/fifo", path)
-    finally:
-        if os.path.lexists(f"{SCRATCH}/fifo"):
-            os.unlink(f"{SCRATCH}/fifo")
+    ready(f"{SCRATCH}/fifo", os.mkfifo)
+    os.rename(f"{SCRATCH}/fifo", path)
 
 
 def chmod(path: str) -> None:
@@ -261,41 +260,26 @@ def wait_back(baseline: dict[str, object]) -> float:
     return -1.0
 
 
+def open_unlocked() -> int:
+    """Open the access file for writing, in the moment between the lock and its return."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        set_immutable(ACCESS, on=False)
+        with contextlib.suppress(PermissionError):
+            return os.open(ACCESS, os.O_RDWR)
+    raise SystemExit("the access file could not be opened for writing")
+
+
 def hold_old_descriptor() -> Drift:
     """A descriptor opened before; the write comes later."""
-    set_immutable(ACCESS, on=False)
-    descriptor = -1
-    for _ in range(2000):
-        set_immutable(ACCESS, on=False)
-        try:
-            descriptor = os.open(ACCESS, os.O_RDWR)
-            break
-        except PermissionError:
-            continue
+    descriptor = open_unlocked()
     time.sleep(0.5)
-
-    def late(_path: str) -> None:
-        for _ in range(2000):
-            set_immutable(ACCESS, on=False)
-            try:
-                os.pwrite(descriptor, b"LATE", 0)
-            except PermissionError:
-                continue
-            return
-
-    return late
+    return unlocked(lambda _path: os.pwrite(descriptor, b"LATE", 0))
 
 
 def hold_old_mapping() -> Drift:
     """A mapping made before, stored into later."""
-    descriptor = -1
-    for _ in range(2000):
-        set_immutable(ACCESS, on=False)
-        try:
-            descriptor = os.open(ACCESS, os.O_RDWR)
-            break
-        except PermissionError:
-            continue
+    descriptor = open_unlocked()
     mapping = mmap.mmap(descriptor, 0)
     time.sleep(0.5)
 
@@ -313,11 +297,10 @@ def hold_old_mapping() -> Drift:
 def hold_hard_link() -> Drift:
     """A second name made before; the write goes through it."""
     alias = f"{SCRATCH}/alias"
-    for _ in range(2000):
+    while not os.path.exists(alias):
         set_immutable(ACCESS, on=False)
         try:
             os.link(ACCESS, alias)
-            break
         except PermissionError:
             continue
     time.sleep(0.5)
