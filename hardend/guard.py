@@ -104,14 +104,17 @@ class Guard:
         self._stop = True
 
     def _start(self) -> None:
-        self._classify()
         self.pause = pause.read(self.host)
         self.enforcer.paused = self.pause is not None
         generation = self._load_at_start()
         if generation:
             digests = {held.entry.digest for held in self.enforcer.table if held.entry.digest}
             self._set_leftovers_aside(digests)
-            self.full_pass(thorough=True)
+            for held in list(self.enforcer.table):
+                self.enforcer.look(held, thorough=True)
+        self._classify()  # from the sendmail.cf that is back in its place
+        if generation:
+            self.full_pass(thorough=False)
             self.enforcer.pending.rebuild = True
         gc.collect()
         gc.freeze()

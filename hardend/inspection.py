@@ -18,9 +18,13 @@ from hardend.model import Class, Drift, Host, Mode, Role
 def require_same_layout(host: Host, generation: Generation) -> None:
     """Raise RefusedError for a baseline that was approved on a host with another layout.
 
-    Its paths and owners are not this host's: putting them back would break mail.
+    Its paths and owners are not this host's: putting them back would break mail. A host whose layout
+    cannot be found now (its sendmail.cf is drifted) is not refused: that is what is to be put back.
     """
-    profile = layout.find(host).profile
+    try:
+        profile = layout.find(host).profile
+    except HardendError:
+        return
     if generation.layout != profile:
         raise RefusedError(
             f"generation {generation.number} is of a host with the {generation.layout} layout, "

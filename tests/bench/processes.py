@@ -77,14 +77,15 @@ def _guard(tree: MailTree) -> Iterator[subprocess.Popen[bytes]]:
     log = tree.scratch / "guard.log"
     command = [sys.executable, "-m", "hardend", "guard", "--root", str(tree.root)]
     with log.open("wb") as output:
-        # A session of its own: its jobs go with it, and Ctrl-C stops the bench first.
+        # A process group of its own: its jobs go with it, and Ctrl-C stops the bench first. Not a
+        # session: with autogroups (sched(7)) that would be a scheduling group of its own, unlike the floor's.
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=environment(),
-            start_new_session=True,
+            process_group=0,
         )
     try:
         try:

@@ -46,18 +46,29 @@ def replace_cf() -> bool:
     evil = f"/etc/evil-{time.monotonic_ns()}"
     with open(evil, "w") as file:
         file.write("evil\n")
-    for _ in range(5000):
+    return bool(replace(evil, CF)["done"])
+
+
+def replace(source: str, target: str) -> dict[str, object]:
+    """Rename something over a locked file: no shell is quick enough, this is."""
+    end = time.monotonic() + 15
+    tries = 0
+    while time.monotonic() < end:
+        tries += 1
         try:
-            descriptor = os.open(CF, os.O_RDONLY)
+            descriptor = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
             now = struct.unpack("I4x", fcntl.ioctl(descriptor, 0x80086601, bytes(8)))[0]
             fcntl.ioctl(descriptor, 0x40086602, struct.pack("I4x", now & ~0x10))
             os.close(descriptor)
-            os.rename(evil, CF)
+            if os.path.isdir(source):
+                os.unlink(target)
+            os.rename(source, target)
         except PermissionError:
             continue
-        return True
-    os.unlink(evil)
-    return False
+        except NotADirectoryError:
+            continue  # the file was back between the two
+        return {"done": True, "tries": tries}
+    return {"done": False, "tries": tries}
 
 
 def flood(seconds: float, path: str) -> dict[str, object]:
@@ -86,6 +97,7 @@ def overflow(path: str, count: int) -> dict[str, object]:
 VERBS = {
     "shell": lambda args: shell(int(args[0])),
     "churn": lambda args: churn(int(args[0]), int(args[1])),
+    "replace": lambda args: replace(args[0], args[1]),
     "flood": lambda args: flood(float(args[0]), args[1]),
     "overflow": lambda args: overflow(args[0], int(args[1])),
 }

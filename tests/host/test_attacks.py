@@ -146,11 +146,8 @@ def test_a_kill_at_each_step_of_a_restore_ends_at_the_baseline(guarded: Machine)
             stderr=subprocess.DEVNULL,
         )
         time.sleep(0.3)
-        guarded.run(
-            f"for i in $(seq 300); do chattr -i {CF}; mv -f $(mktemp /etc/evil-XXXX) {CF} && break; done;"
-            " rm -f /etc/evil-*",
-            check=False,
-        )
+        guarded.run("echo evil > /etc/evil")
+        attack(guarded, "replace", "/etc/evil", CF)
         for _ in range(20):
             if pid_of(guarded) != pid:
                 break
@@ -199,12 +196,9 @@ def test_a_stopped_journald_holds_nothing_up(guarded: Machine) -> None:
 
 
 def test_huge_impostors_do_not_hold_a_restore_up(guarded: Machine) -> None:
-    guarded.run("mkdir -p /etc/big && cd /etc/big && seq 50000 | xargs touch")
-    guarded.run(f"truncate -s 15T /etc/sparse; for i in $(seq 300); do chattr -i {CF};"
-                f" mv -f /etc/sparse {CF} && break; done")
+    guarded.run("mkdir -p /etc/big && cd /etc/big && seq 50000 | xargs touch; truncate -s 15T /etc/sparse")
+    assert attack(guarded, "replace", "/etc/sparse", CF)["done"]
     assert wait_clean(guarded, 3) == ""
-    guarded.run(f"for i in $(seq 300); do chattr -i {ACCESS}; rm -f {ACCESS} && mv -T /etc/big {ACCESS}"
-                " && break; done", check=False)
-    guarded.run("rm -rf /etc/big")
+    assert attack(guarded, "replace", "/etc/big", ACCESS)["done"]
     assert wait_clean(guarded, 3) == ""
     print(state(guarded)["restore_us"])

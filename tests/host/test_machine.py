@@ -67,7 +67,7 @@ def test_installing_starts_nothing_and_enables_nothing(machine: Machine) -> None
     state = machine.run(["systemctl", "show", "-p", "ActiveState,UnitFileState", "hardend"]).stdout
     assert state.splitlines() == ["ActiveState=inactive", "UnitFileState=disabled"]
     assert machine.run(["hardend", "--version"]).stdout.startswith("hardend ")
-    assert machine.run("lsattr -d /etc/mail/*").stdout.count("i-") == 0
+    assert machine.run("lsattr -d /etc/mail/*.*").stdout.count("i-") == 0
 
 
 def test_the_journal_comes_as_json(machine: Machine) -> None:
