@@ -139,6 +139,8 @@ def test_a_thousand_mixed_drifts_end_at_the_baseline(guarded: Machine, seed: int
 def test_mail_is_delivered_all_the_while(guarded: Machine) -> None:
     guarded.run("(python3 /root/drifts.py mixed 300 7 >/dev/null 2>&1 &)")
     assert deliver(guarded, "during-drifts")
+    # To its end: what it moves away once the next test has stopped the guard would stay away.
+    guarded.run("while pgrep -f [d]rifts.py >/dev/null; do sleep 0.2; done")
     assert wait_clean(guarded) == ""
 
 
