@@ -136,7 +136,8 @@ def _set_up(options: Options, say: Say, stack: contextlib.ExitStack) -> Stage:
     image = " (an ext4 image)" if scratch.image else ""
     say(f"host: Sendmail {packages.version} in {host.root}{image}")
     say(f"approved: {len(entries)} paths, {locked} of them locked; the guard runs, pid {guard.pid}")
-    say(f"{len(TRIALS)} drifts follow; {QUARANTINE}/ stands for /var/lib/hardend/quarantine of that host")
+    say(f"{len(TRIALS)} drifts follow; the copies are in {QUARANTINE}/ of that host's /var/lib/hardend,")
+    say("or, until they are collected, in taken/ of its /etc/hardend")
     if no_maps:
         _note(say, f"the host has no databases, the packaged programs do not run here: {no_maps}")
     for warning in proposal.warnings:

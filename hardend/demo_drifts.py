@@ -302,7 +302,7 @@ TRIALS = (
     Trial(
         "/etc/mail/smrsh/sh -> /bin/sh: mail may now run a shell",
         "/etc/mail/smrsh/sh",
-        "the link taken out",
+        "link removed",
         _shell_for_smrsh,
         lambda kept: kept.target == "/bin/sh",
     ),

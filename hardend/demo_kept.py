@@ -74,7 +74,7 @@ def _quarantined(host: Host, identifier: str, record: dict[str, object]) -> Kept
 
 
 def _taken(host: Host, identifier: str, record: dict[str, object]) -> Kept:
-    where = f"/etc/hardend/taken/{identifier}"
+    where = f"taken/{identifier}"
     path = os.path.join(host.taken_dir, identifier)
     kind = str(record["kind"])
     content, target = None, ""
