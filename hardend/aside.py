@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hardend.errors import FileError
-from hardend.kernel.exchange import move_in
+from hardend.kernel import exchange
 from hardend.model import Drift, Entry, Host
 from hardend.observe import file_type
 
 BESIDE = b".hardend"  # our directory beside what is on another mount than /etc/hardend
 _ATTEMPTS = 4
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# What file systems answer whose rename takes no flags: network and user-space ones.
+NO_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +173,56 @@ def open_beside(parent: int) -> int:
     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(BESIDE))
 
 
+def leave_beside(directory: int) -> None:
+    """Remove our directory beside a target once nothing is left in it; any other stays."""
+    with contextlib.suppress(OSError):
+        if os.path.basename(os.readlink(f"/proc/self/fd/{directory}")) != os.fsdecode(BESIDE):
+            return
+        parent = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.rmdir(BESIDE, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+
+def move_in(from_dir: int, name: bytes, to_dir: int, new_name: bytes) -> None:
+    """Rename to a name that must be free, also where rename(2) takes no flags.
+
+    There a second link is made first, which never replaces anything; of a directory there can be none,
+    and a name that comes in between is replaced if it is an empty directory. Raises FileExistsError
+    when the name is not free, or another OSError.
+    """
+    try:
+        exchange.move_in(from_dir, name, to_dir, new_name)
+    except OSError as error:
+        if error.errno not in NO_FLAGS:
+            raise
+    else:
+        return
+    if stat.S_ISDIR(os.stat(name, dir_fd=from_dir, follow_symlinks=False).st_mode):
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(new_name, dir_fd=to_dir, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fsdecode(new_name))
+        os.rename(name, new_name, src_dir_fd=from_dir, dst_dir_fd=to_dir)
+    else:
+        os.link(name, new_name, src_dir_fd=from_dir, dst_dir_fd=to_dir, follow_symlinks=False)
+        os.unlink(name, dir_fd=from_dir)
+
+
 def _move_beside(directory: int, name: bytes, new_name: str) -> str:
     """Move an object to our directory in its own, or, where it is there already, to another name."""
     here = os.readlink(f"/proc/self/fd/{directory}")
     if os.path.basename(here) == os.fsdecode(BESIDE):
         move_in(directory, name, directory, new_name.encode())
         return os.path.join(here, new_name)
-    beside = open_beside(directory)
-    try:
-        move_in(directory, name, beside, new_name.encode())
-        return os.path.join(os.readlink(f"/proc/self/fd/{beside}"), new_name)
-    finally:
-        os.close(beside)
+    for attempt in range(1, _ATTEMPTS + 1):
+        beside = open_beside(directory)
+        try:
+            move_in(directory, name, beside, new_name.encode())
+            return os.path.join(os.readlink(f"/proc/self/fd/{beside}"), new_name)
+        except FileNotFoundError:  # the collector removed it, empty as it was, or the object is gone
+            if attempt == _ATTEMPTS:
+                raise
+        finally:
+            os.close(beside)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(name))

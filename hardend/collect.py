@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from hardend.aside import leave_beside
 from hardend.errors import FileError
 from hardend.kernel.paths import NO_XDEV, STRICT, open_beneath
 from hardend.model import Class, FileType, Host
@@ -30,7 +31,7 @@ from hardend.state import guard_is_alive
 ENTRIES_LISTED = 1000  # of a directory; the rest is counted as left out, not looked at
 _DEPTH_LISTED = 32
 _XATTR_BYTES = 64 << 10
-_SETTLE_S = 10.0  # the guard writes a record microseconds after the rename, or it has died
+_SETTLE_S = 10.0  # the guard writes a record microseconds after the rename, or never: died, full disk
 _LEASE_BREAK_S = 60.0  # proc(5), lease-break-time is 45 s; then the kernel takes the lease away
 _POLL_S = 0.5
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,20 +62,28 @@ class Summary:
 def collect(host: Host, limits: Limits, *, patience_s: float = _LEASE_BREAK_S) -> Summary:
     """Move everything that was taken into the quarantine, then evict what is over the limits.
 
-    Waits at most ``patience_s`` for files under a write lease. Raises FileError when the
-    directories cannot be opened, RefusedError when another run is at work; what fails for one
-    object is in the summary, and the next run tries it again.
+    Waits at most ``patience_s`` for files under a write lease and for records that are not written
+    yet; what is taken meanwhile is collected too, because systemd drops a start of a unit that runs.
+    Raises FileError when the directories cannot be opened, RefusedError when another run is at work;
+    what fails for one object is in the summary, and the next run tries it again.
     """
     summary = Summary()
     with Quarantine(host) as quarantine:
         with contextlib.suppress(FileNotFoundError), _opened(host.taken_dir) as taken:
-            _Collector(host, quarantine, limits, summary, taken).run(patience_s)
-        try:
-            summary.evicted = quarantine.evict(limits, time.time())
-            summary.size_bytes = quarantine.size()
-        except OSError as error:
-            raise FileError(f"{host.quarantine_dir}: {error.strerror}") from error
+            collector = _Collector(host, quarantine, limits, summary, taken)
+            give_up = time.monotonic() + patience_s
+            while collector.run(give_up):
+                _evict(quarantine, limits, summary)
+        _evict(quarantine, limits, summary)
     return summary
+
+
+def _evict(quarantine: Quarantine, limits: Limits, summary: Summary) -> None:
+    try:
+        summary.evicted += quarantine.evict(limits, time.time())
+        summary.size_bytes = quarantine.size()
+    except OSError as error:
+        raise FileError(f"{quarantine.where}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -91,6 +100,10 @@ def _opened(where: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+class _WaitingError(Exception):
+    """An object whose record is not written yet."""
+
+
 @dataclass(slots=True)
 class _Collector:
     """One run over the taken directory."""
@@ -100,37 +113,50 @@ class _Collector:
     limits: Limits
     summary: Summary
     taken: int
+    given_up: set[str] = field(default_factory=set)
 
-    def run(self, patience_s: float) -> None:
-        """Collect every object, those under a lease last and until patience is over."""
+    def run(self, give_up: float) -> bool:
+        """Collect what is there now; True when there may be more, and then it has waited for it.
+
+        What is under a lease, or has no record yet, is left for the next time until ``give_up`` (steady
+        clock), and is counted as left then.
+        """
         names = {name.removesuffix(".new").removesuffix(".json") for name in os.listdir(self.taken)}
-        leased = self._attempt(sorted(name for name in names if _ID.fullmatch(name)))
-        give_up = time.monotonic() + patience_s
-        while leased and time.monotonic() < give_up:
+        todo = {name for name in names if _ID.fullmatch(name)} - self.given_up
+        later = self._attempt(sorted(todo))
+        if not todo:
+            return False
+        if later.keys() < todo:
+            return True
+        if time.monotonic() < give_up:
             time.sleep(_POLL_S)
-            leased = self._attempt(leased)
-        self.summary.failed += [(one, "a process holds a write lease on it") for one in leased]
+            return True
+        self.summary.waiting = sum(not why for why in later.values())
+        self.summary.failed += [(one, why) for one, why in later.items() if why]
+        return False
 
-    def _attempt(self, identifiers: list[str]) -> list[str]:
-        """Collect objects; return those that a write lease keeps from being read now."""
-        leased = []
+    def _attempt(self, identifiers: list[str]) -> dict[str, str]:
+        """Collect objects; return those that have to wait, with the reason where it is a failure."""
+        later = {}
         for identifier in identifiers:
             try:
                 with contextlib.ExitStack() as stack:
                     self._collect(identifier, stack)
+            except _WaitingError:
+                later[identifier] = ""
             except BlockingIOError:
-                leased.append(identifier)
+                later[identifier] = "a process holds a write lease on it"
             except OSError as error:
+                self.given_up.add(identifier)
                 self.summary.failed.append((identifier, error.strerror or str(error)))
-        return leased
+        return later
 
     def _collect(self, identifier: str, stack: contextlib.ExitStack) -> None:
         """Record, then remove, one object. Each step finds what an earlier run already did."""
         told = read_record(self.taken, f"{identifier}.json")
         if told is None:
             if self._is_in_flight(identifier):
-                self.summary.waiting += 1
-                return
+                raise _WaitingError
             told = read_record(self.taken, f"{identifier}.json.new")  # it died before the rename
         directory, name = self._place(identifier, told, stack)
         found = None
@@ -145,6 +171,8 @@ class _Collector:
         if found is not None:
             with contextlib.suppress(FileNotFoundError):
                 remove(directory, name)
+        if directory != self.taken:
+            leave_beside(directory)
         for record_name in (f"{identifier}.json", f"{identifier}.json.new"):
             with contextlib.suppress(FileNotFoundError):
                 remove(self.taken, record_name)

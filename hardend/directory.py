@@ -10,10 +10,10 @@ import contextlib
 import os
 import stat
 
-from hardend.aside import Aside, Taken
+from hardend.aside import NO_FLAGS, Aside, Taken, move_in
 from hardend.kernel import flags as inode_flags
 from hardend.kernel import paths
-from hardend.kernel.exchange import exchange, move_in
+from hardend.kernel.exchange import exchange
 from hardend.model import Drift, Role, printable
 from hardend.restore import CannotRestoreError, amend, reason, unlock
 from hardend.table import Held, open_live
@@ -73,12 +73,28 @@ def _exchange_home(
         except FileNotFoundError:
             move_in(elsewhere, there, held.parent_descriptor, held.name)
             return None
+        except OSError as error:
+            if error.errno not in NO_FLAGS:
+                raise
+            _swap(elsewhere, there, held.parent_descriptor, held.name)
         if held.entry.role in _KEEPS_IMPOSTOR:
             held.reason = f"what stood in its place is now {printable(where)}"
             return None
         return aside.take(elsewhere, there, held.entry, drift, now_ns)
     finally:
         os.close(elsewhere)
+
+
+def _swap(one_dir: int, one: bytes, other_dir: int, other: bytes) -> None:
+    """Swap two names in three renames, where there is no exchange; as it was when one of them fails."""
+    spot = one + b".swap"
+    os.rename(other, spot, src_dir_fd=other_dir, dst_dir_fd=one_dir)
+    try:
+        os.rename(one, other, src_dir_fd=one_dir, dst_dir_fd=other_dir)
+    except OSError:
+        os.rename(spot, other, src_dir_fd=one_dir, dst_dir_fd=other_dir)
+        raise
+    os.rename(spot, one, src_dir_fd=one_dir, dst_dir_fd=one_dir)
 
 
 def _make_anew(held: Held, aside: Aside, drift: frozenset[Drift], now_ns: int) -> Taken | None:

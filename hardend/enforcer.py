@@ -10,13 +10,13 @@ import contextlib
 import os
 import time
 
-from hardend import directory
+from hardend import directory, standing
 from hardend.aside import Aside, Taken
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.errors import StoreError
-from hardend.examine import Examiner
+from hardend.examine import Examiner, of_lstat
 from hardend.model import Drift, FileType, Host, Mode, Role, State
 from hardend.parties import Reporter, Watcher
 from hardend.pending import Counters, Pending
@@ -34,7 +34,6 @@ _ASK_S = 5.0
 _UNMOUNT_S = 10.0  # what the helper may take until the path counts as failed
 # What a map was built from, or the MTA has loaded, may differ after these only.
 _SUBSTANCE = frozenset({Drift.CONTENT, Drift.MISSING, Drift.TYPE, Drift.STALE})
-_QUIET = frozenset({State.CLEAN, State.RESTORED, State.CONTESTED})
 
 
 class Enforcer:
@@ -158,20 +157,15 @@ class Enforcer:
                 self._fail(held, frozenset({Drift.MOUNT}), "a mount covers it and does not go away")
             return
         found = held.lstat()
-        if (
-            not thorough
-            and found is not None
-            and found.st_ctime_ns == held.ctime_ns
-            and found.st_ino == held.inode
-            and held.settled
-            and not held.bad_answers
-            and held.state in _QUIET
-        ):
-            self._calm(held)
+        if not thorough and held.is_as_known(found) and held.state in standing.QUIET:
+            standing.calm(held)
             return
         self.counters.looks += 1
         if held.parent is not None and held.parent.descriptor < 0:
             return  # its directory comes first, and looks at what it holds
+        if self.mode is Mode.ENFORCE and held.is_condemned(found):
+            self._restore(held, found, None, Act.EXCHANGE)  # what was wrong is asked once it is gone
+            return
         drift = self.examiner.drift(held, found)
         if held.unverified:
             self._ask(held)
@@ -213,16 +207,23 @@ class Enforcer:
             self.strangers.taken = 0
             self.pending.collect = True
 
-    def look_at_lock(self, held: Held) -> None:
-        """Answer a hint: the file was opened, as chattr(1) must; put the lock back if it is off.
+    def ask_for_lock(self, held: Held) -> bool:
+        """Put the lock of a path back if it is off, and nothing else; True when it was off.
 
-        Before anything else is looked at: the next command of the same shell is half a millisecond away.
+        Who took it off writes next; telling of it can wait.
         """
+        if self.mode is Mode.ENFORCE and not self.paused and held.descriptor >= 0:
+            with contextlib.suppress(OSError):  # the look says why it cannot go back
+                return self.examiner.relock(held)
+        return False
+
+    def look_at_lock(self, held: Held) -> None:
+        """Answer a hint: the file was opened, as chattr(1) must; look at it if its lock is or was off."""
         if "i" not in held.entry.flags or held.descriptor < 0 or self.paused:
             return
         off = True
-        with contextlib.suppress(OSError):  # the look says why it cannot go back
-            off = self.mode is not Mode.ENFORCE or self.examiner.relock(held)
+        with contextlib.suppress(OSError):
+            off = self.mode is not Mode.ENFORCE or held.relocked or self.examiner.relock(held)
         if off:
             self.look(held)
 
@@ -233,7 +234,7 @@ class Enforcer:
         held.covered = time.monotonic()
         held.drift = frozenset({Drift.MOUNT})
         held.reason = "a mount covers it"
-        self._set_state(held, State.DRIFTED)
+        standing.set_state(held, State.DRIFTED)
         self._reporter.drifted(held, held.drift)
         return self.mode is Mode.ENFORCE
 
@@ -265,20 +266,8 @@ class Enforcer:
         if found is not None:
             held.identify(found, time.time_ns())
         held.fresh = False
-        if held.state not in _QUIET:
-            self._set_state(held, State.CLEAN)
-        else:
-            self._calm(held)
+        standing.clean(held)
         self.want_spare(held)
-
-    def _calm(self, held: Held) -> None:
-        """Let a restored or contested path become clean when it has been quiet long enough."""
-        now = time.monotonic()
-        if held.state is State.CONTESTED:
-            if held.history.settled(now):
-                self._set_state(held, State.CLEAN)
-        elif held.state is State.RESTORED and now - held.history.last > held.history.within_s:
-            self._set_state(held, State.CLEAN)
 
     def _report(
         self, held: Held, found: os.stat_result | None, drift: frozenset[Drift]
@@ -287,27 +276,33 @@ class Enforcer:
             held.identify(found, time.time_ns())
         if held.state is not State.DRIFTED or held.drift != drift:
             held.drift = drift
-            self._set_state(held, State.DRIFTED)
+            standing.set_state(held, State.DRIFTED)
             if not held.unverified:
                 self._reporter.drifted(held, drift)
 
-    def _restore(self, held: Held, found: os.stat_result | None, drift: frozenset[Drift], act: Act) -> None:
+    def _restore(
+        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift] | None, act: Act
+    ) -> None:
+        """Put a path back; ``drift`` is None where lstat alone says that a copy must go in."""
         now = time.monotonic()
         if held.next_exchange > now:
             return
         was_ctime = found.st_ctime_ns if found is not None else time.time_ns()
         note, held.reason = held.reason, ""
         try:
-            taken = self._perform(held, drift, act)
+            if act is Act.EXCHANGE and not held.is_directory:
+                drift, taken = self._exchange(held, found, drift)
+            else:
+                drift, taken = self._mend(held, found, drift or frozenset(), act)
             note = held.reason
         except (CannotRestoreError, OSError) as error:
             held.next_exchange, held.reason = now + _RETRY_S, note  # what was told is not told again
-            self._fail(held, drift, reason(error))
+            self._fail(held, self.examiner.drift(held, found) if drift is None else drift, reason(error))
             return
         latency_us = (time.monotonic_ns() - self.wake_ns) // 1000
         if held.fresh:
             held.fresh = False
-            self._set_state(held, State.CLEAN)
+            standing.set_state(held, State.CLEAN)
         else:
             if drift & _SUBSTANCE:
                 self.last_drift[held.entry.path] = (was_ctime, time.time_ns())
@@ -315,22 +310,27 @@ class Enforcer:
         held.reason = note
         self.want_spare(held)
 
-    def _perform(self, held: Held, drift: frozenset[Drift], act: Act) -> Taken | None:
+    def _mend(
+        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift], act: Act
+    ) -> tuple[frozenset[Drift], Taken | None]:
+        """Put a path right in place; where that does not do, by an exchange."""
         now_ns = time.time_ns()
         if held.is_directory:
-            return self._put_back_directory(held, drift, now_ns)
+            return drift, self._put_back_directory(held, drift, now_ns)
         if act is Act.RELOCK:
-            if lock_and_compare(held):
-                return self._exchange(held, drift, now_ns)
-            return None
-        if act is Act.AMEND:
-            amend(held.descriptor, held.entry)
-            held.identify(os.fstat(held.descriptor), now_ns)
-            return None
-        return self._exchange(held, drift, now_ns)
+            return self._exchange(held, found, drift) if lock_and_compare(held) else (drift, None)
+        amend(held.descriptor, held.entry)
+        held.identify(os.fstat(held.descriptor), now_ns)
+        return drift, None
 
-    def _exchange(self, held: Held, drift: frozenset[Drift], now_ns: int) -> Taken | None:
-        replaced = self._restorer.exchange(held)
+    def _exchange(
+        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift] | None
+    ) -> tuple[frozenset[Drift], Taken | None]:
+        """Exchange first; everything else waits until the path is safe."""
+        was_same = found is not None and held.is_same(found)
+        replaced = self._restorer.exchange(held, is_missing=found is None)
+        if drift is None:
+            drift = of_lstat(held.entry, found, replaced.old if was_same else -1)
         self._watcher.settle(held)
         held.bad_answers = held.unverified = False
         if held.entry.role is Role.MAP:
@@ -338,10 +338,10 @@ class Enforcer:
                 time.monotonic() + self._settings.map_exchange_interval_ms / 1000
             )
         keep = not held.history.contested or held.history.kept < _KEPT_IN_A_FIGHT
-        taken = self._restorer.clear(replaced, held, drift, now_ns, keep=keep)
+        taken = self._restorer.clear(replaced, held, drift, time.time_ns(), keep=keep)
         if taken is not None:
             held.history.kept += 1
-        return taken
+        return drift, taken
 
     def _put_back_directory(
         self, held: Held, drift: frozenset[Drift], now_ns: int
@@ -370,11 +370,11 @@ class Enforcer:
             self.aside.write_record(taken, held.history.incident)
             self.pending.collect = True
         if held.history.contested:
-            self._set_state(held, State.CONTESTED)
+            standing.set_state(held, State.CONTESTED)
             if tell:
                 self._reporter.contested(held, drift)
         else:
-            self._set_state(held, State.RESTORED)
+            standing.set_state(held, State.RESTORED)
             self._reporter.restored(held, drift, identifier, latency_us)
         substance = drift & _SUBSTANCE and held.entry.role in {Role.SOURCE, Role.MAP}
         if substance and (tell or not was_contested):
@@ -384,16 +384,6 @@ class Enforcer:
         told = held.state is State.FAILED and held.reason == why
         held.reason = why
         held.drift = drift
-        self._set_state(held, State.FAILED)
+        standing.set_state(held, State.FAILED)
         if not told:
             self._reporter.failed(held, drift)
-
-    @staticmethod
-    def _set_state(held: Held, state: State) -> None:
-        if held.state is not state:
-            held.state = state
-            held.since = time.time()
-            if state is State.CLEAN:
-                held.reason = ""
-                held.drift = frozenset()
-                held.next_exchange = 0.0

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from hardend.config import Settings
 from hardend.kernel import flags as inode_flags
-from hardend.model import Class, Drift, FileType, Mode, Role
+from hardend.model import Class, Drift, Entry, FileType, Mode, Role
 from hardend.observe import Actual, flags_of, from_descriptor, from_stat, hash_descriptor, xattrs_of
 from hardend.reconcile import compare
 from hardend.table import Held, open_live
@@ -62,13 +62,11 @@ class Examiner:
         entry = held.entry
         if not held.is_same(found) or held.descriptor < 0:
             if entry.holds_content and self.enforces and entry.cls is Class.LOCKED:
-                return quick | {Drift.CONTENT}
+                return of_lstat(entry, found, -1)
             if not self._adopt(held, found):
                 return quick
         if quick and entry.holds_content:
-            if Drift.MODE in quick:  # an ACL shows in the mode; say which it was
-                quick |= compare(entry, replace(from_stat(found), xattrs=xattrs_of(held.descriptor)))
-            return quick
+            return of_lstat(entry, found, held.descriptor)
         return self._thorough_drift(held)
 
     def _link_drift(self, held: Held) -> frozenset[Drift]:
@@ -127,3 +125,22 @@ class Examiner:
         else:
             held.unverified = True
         return frozenset()
+
+
+def of_lstat(entry: Entry, found: os.stat_result | None, descriptor: int) -> frozenset[Drift]:
+    """Return how a file differs by what lstat saw: enough where it differs at all.
+
+    ``descriptor`` is that of the inode seen, if it is the one that was held; another inode, -1, is
+    other content. Raises OSError.
+    """
+    if found is None:
+        return frozenset({Drift.MISSING})
+    actual = from_stat(found)
+    drift = compare(entry, actual)
+    if Drift.TYPE in drift:
+        return drift
+    if descriptor < 0:
+        return drift | {Drift.CONTENT}
+    if Drift.MODE in drift:  # an ACL shows in the mode; say which it was
+        drift |= compare(entry, replace(actual, xattrs=xattrs_of(descriptor)))
+    return drift

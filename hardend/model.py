@@ -12,14 +12,20 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
-class Mode(StrEnum):
+class Word(StrEnum):
+    """A word of a fixed set. Hashed as the text it equals: enum's own hash is a Python function."""
+
+    __hash__ = str.__hash__
+
+
+class Mode(Word):
     """Whether drift is put back (enforce) or only reported (observe)."""
 
     ENFORCE = "enforce"
     OBSERVE = "observe"
 
 
-class Class(StrEnum):
+class Class(Word):
     """What is held at a path (design 7.1)."""
 
     LOCKED = "locked"
@@ -28,7 +34,7 @@ class Class(StrEnum):
     IGNORED = "ignored"
 
 
-class Role(StrEnum):
+class Role(Word):
     """What a protected path is to Sendmail, which decides how it is compared and put back."""
 
     ANCESTOR = "ancestor"  # a directory above a protected one: owner, group, mode
@@ -40,7 +46,7 @@ class Role(StrEnum):
     LINK = "link"  # a symbolic link held by its target
 
 
-class FileType(StrEnum):
+class FileType(Word):
     """Type of a file system object, named as find(1) and stat(1) do."""
 
     FILE = "file"
@@ -51,7 +57,7 @@ class FileType(StrEnum):
     DEVICE = "device"
 
 
-class Drift(StrEnum):
+class Drift(Word):
     """How a path differs from its entry."""
 
     CONTENT = "content"
@@ -69,7 +75,7 @@ class Drift(StrEnum):
     STALE = "stale"  # its time stamp is not the approved one (make(1) would rebuild, or not)
 
 
-class State(StrEnum):
+class State(Word):
     """What became of a path; the same words in the journal, the socket and the manual."""
 
     CLEAN = "clean"

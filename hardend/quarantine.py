@@ -72,23 +72,23 @@ class Quarantine:
     """
 
     def __init__(self, host: Host) -> None:
-        self._where = host.quarantine_dir
+        self.where = host.quarantine_dir
         with contextlib.ExitStack() as stack:
             try:
-                self._top = _open_made(self._where)
+                self._top = _open_made(self.where)
                 stack.callback(os.close, self._top)
                 fcntl.flock(self._top, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._objects = _open_made(os.path.join(self._where, "objects"))
+                self._objects = _open_made(os.path.join(self.where, "objects"))
                 stack.callback(os.close, self._objects)
-                self._records = _open_made(os.path.join(self._where, "records"))
+                self._records = _open_made(os.path.join(self.where, "records"))
                 stack.callback(os.close, self._records)
                 for directory in (self._objects, self._records):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(_ASIDE, dir_fd=directory)
             except BlockingIOError as error:
-                raise RefusedError(f"{self._where}: another hardend collect is at work") from error
+                raise RefusedError(f"{self.where}: another hardend collect is at work") from error
             except OSError as error:
-                raise FileError(f"{self._where}: {error.strerror}") from error
+                raise FileError(f"{self.where}: {error.strerror}") from error
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from enum import StrEnum
 
-from hardend.model import Class, Drift, Entry, FileType, Mode, Role
+from hardend.model import Class, Drift, Entry, FileType, Mode, Role, Word
 from hardend.observe import Actual
 
 # A POSIX ACL lives in these attributes (acl(5)); the rest are plain extended attributes.
@@ -16,7 +15,7 @@ _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _CONTAINERS = frozenset({Role.ANCESTOR, Role.DIRECTORY, Role.CLOSED, Role.QUEUE})
 
 
-class Act(StrEnum):
+class Act(Word):
     """What to do about a drift."""
 
     NOTHING = "nothing"

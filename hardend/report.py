@@ -153,6 +153,7 @@ class GuardReporter:
             "journal_dropped": self._journal.dropped,
             "restore_us": self._restore_us(),
             "scheduling": guard.scheduling,
+            "own_files": guard.own_files.document,
         }
 
     def _paths(self) -> dict[str, dict[str, object]]:

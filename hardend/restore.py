@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hardend.aside import Aside, Taken
+from hardend.aside import NO_FLAGS, Aside, Taken, move_in
 from hardend.errors import StoreError
 from hardend.kernel import flags as inode_flags
-from hardend.kernel.exchange import exchange, move_in
+from hardend.kernel.exchange import exchange
 from hardend.model import Drift, Entry, FileType
 from hardend.observe import from_descriptor, from_stat, xattrs_of
 from hardend.reconcile import compare
@@ -26,7 +26,6 @@ from hardend.spares import Spares
 from hardend.table import Held, Spare
 
 _ATTEMPTS = 4
-_NO_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _UNLOCKABLE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 
 _REASONS = {
@@ -35,6 +34,7 @@ _REASONS = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EBUSY: "a mount covers it",
     errno.EPERM: "an inode flag or a security policy forbids it",
+    errno.EAGAIN: "a process holds a write lease on it, or changes it all the time",
 }
 
 
@@ -62,9 +62,10 @@ class Restorer:
         self._spares = spares
         self._aside = aside
 
-    def exchange(self, held: Held) -> Replaced:
+    def exchange(self, held: Held, *, is_missing: bool = False) -> Replaced:
         """Put the spare in place, lock it and verify it; the path is safe when this returns.
 
+        ``is_missing`` says that nothing was seen at the path, so that it is moved in first.
         Raises CannotRestoreError with the reason; the live object is untouched then.
         """
         for _ in range(_ATTEMPTS):
@@ -76,7 +77,7 @@ class Restorer:
             if spare is None:
                 spare = self._stage(held)
             try:
-                replaced = self._put_in(held, spare)
+                replaced = self._put_in(held, spare, is_missing=is_missing)
             except OSError as error:
                 held.spare = spare
                 if error.errno == errno.EXDEV and not held.other_mount:
@@ -103,9 +104,13 @@ class Restorer:
         except OSError as error:
             raise CannotRestoreError(f"staging a copy: {reason(error)}") from error
 
-    def _put_in(self, held: Held, spare: Spare) -> Replaced:
+    def _put_in(self, held: Held, spare: Spare, *, is_missing: bool) -> Replaced:
         """Exchange, or move in where nothing stands; unlock what stands there when that forbids it."""
         parent = held.parent_descriptor
+        if is_missing:
+            with contextlib.suppress(OSError):  # something stands there by now, or an exchange tells why
+                move_in(spare.directory, spare.name, parent, held.name)
+                return Replaced(spare, something=False)
         for attempt in range(_ATTEMPTS):
             try:
                 exchange(spare.directory, spare.name, parent, held.name)
@@ -116,7 +121,7 @@ class Restorer:
                         return Replaced(spare, something=False)
                 elif error.errno == errno.EPERM and attempt < _ATTEMPTS - 1:
                     unlock(held)
-                elif error.errno in _NO_EXCHANGE:
+                elif error.errno in NO_FLAGS:
                     unlock(held)  # link(2) and rename(2) both refuse what is immutable
                     return self._put_in_without_exchange(held, spare)
                 else:

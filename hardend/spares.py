@@ -8,14 +8,16 @@ import hashlib
 import os
 import stat
 
-from hardend.aside import open_beside
+from hardend.aside import leave_beside, open_beside
 from hardend.baseline.store import Store
 from hardend.errors import FileError, StoreError
 from hardend.kernel import flags as inode_flags
+from hardend.kernel.sync import Syncer
 from hardend.model import Entry, FileType, Host
 from hardend.observe import hash_descriptor
 from hardend.table import Held, Spare
 
+_ATTEMPTS = 3
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -24,6 +26,7 @@ class Spares:
 
     def __init__(self, host: Host, store: Store) -> None:
         self._store = store
+        self._syncer = Syncer()
         self._serial = 0
         try:
             os.makedirs(host.spare_dir, 0o700, exist_ok=True)
@@ -37,6 +40,7 @@ class Spares:
 
     def close(self) -> None:
         """Close the staging directory."""
+        self._syncer.close()
         os.close(self.directory)
 
     def stage(self, held: Held) -> Spare:
@@ -45,6 +49,15 @@ class Spares:
         Raises StoreError when the object is damaged, OSError when it cannot be written; nothing is
         left behind then.
         """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._stage(held)
+            except FileNotFoundError:  # the collector removed our directory beside it, empty as it was
+                if not held.other_mount:
+                    raise
+        return self._stage(held)
+
+    def _stage(self, held: Held) -> Spare:
         beside = held.other_mount
         directory = open_beside(held.parent_descriptor) if beside else self.directory
         self._serial += 1
@@ -67,6 +80,7 @@ class Spares:
             with contextlib.suppress(OSError):
                 os.unlink(aside, dir_fd=directory)
             if beside:
+                leave_beside(directory)
                 os.close(directory)
             raise
         return Spare(directory, name, descriptor, made.st_ino, made.st_ctime_ns, beside)
@@ -80,8 +94,9 @@ class Spares:
         self.release(spare)
 
     def release(self, spare: Spare) -> None:
-        """Close the directory of a spare that was staged beside its target."""
+        """Close the directory of a spare that was staged beside its target, gone where it is empty."""
         if spare.beside:
+            leave_beside(spare.directory)
             with contextlib.suppress(OSError):
                 os.close(spare.directory)
 
@@ -130,10 +145,16 @@ class Spares:
             for attribute, value in entry.xattrs:
                 os.setxattr(writer, attribute, bytes.fromhex(value))
             os.utime(writer, ns=(entry.mtime_ns, entry.mtime_ns))
-            # Setting +i on an inode with dirty pages writes them back inside the ioctl, ten times as
-            # slow (measured); sync now, where nobody waits.
-            os.fsync(writer)
-            return os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
+            reader = os.open(f"/proc/self/fd/{writer}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # Setting +i on an inode with dirty pages writes them back inside the ioctl, ten times
+                # as slow (measured): synced now. By the reader: a sync under way keeps its file open,
+                # and one open for writing would refuse a remount.
+                self._syncer.sync(reader)
+            except OSError:
+                os.close(reader)
+                raise
+            return reader
         finally:
             os.close(writer)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hardend.kernel import paths
-from hardend.model import Drift, Entry, FileType, Host, Role, State
+from hardend.model import Class, Drift, Entry, FileType, Host, Role, State
 from hardend.reconcile import History
 
 # Where the unit's own sandbox mounts (ReadWritePaths=): crossing here is expected.
@@ -99,6 +99,31 @@ class Held:
     def is_same(self, found: os.stat_result) -> bool:
         """Return whether this is the inode we hold."""
         return found.st_ino == self.inode and found.st_dev == self.device
+
+    def is_as_known(self, found: os.stat_result | None) -> bool:
+        """Return whether lstat alone says that nothing happened since the last look."""
+        return (
+            found is not None
+            and found.st_ctime_ns == self.ctime_ns
+            and found.st_ino == self.inode
+            and self.settled
+            and not self.bad_answers
+        )
+
+    def is_condemned(self, found: os.stat_result | None) -> bool:
+        """Return whether lstat alone says that a locked file must be exchanged, whatever is wrong."""
+        entry = self.entry
+        if entry.cls is not Class.LOCKED or not entry.digest or entry.role is not Role.SOURCE:
+            return False
+        return (
+            found is None
+            or found.st_ino != self.inode
+            or found.st_mtime_ns != entry.mtime_ns
+            or found.st_size != entry.size
+            or found.st_mode != entry.mode | stat.S_IFREG
+            or found.st_uid != entry.uid
+            or found.st_gid != entry.gid
+        )
 
     def identify(self, found: os.stat_result, now_ns: int) -> None:
         """Take an inode as ours; it is settled when it is older than the clock is coarse."""

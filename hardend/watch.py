@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from watchdog.observers.inotify_c import (
     CallbackId,
@@ -23,7 +23,7 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
-from hardend.model import Role
+from hardend.model import Role, Word
 from hardend.table import Held, is_watched_content
 
 _C = InotifyConstants
@@ -42,15 +42,19 @@ _NAMES = Mask(
 _HINT = Mask(_C.IN_OPEN | _C.IN_CLOSE_NOWRITE)
 _GONE = _C.IN_IGNORED | _C.IN_UNMOUNT
 _BUFFER = 1 << 16
+_RECORD = 16  # struct inotify_event without a name
+_HINTS_BUFFER = 256 * _RECORD
 _ID = CallbackId(1)
 
 # A readable file can be opened in a loop by anybody: past this many hints in the span, the path's
 # hints are off for as long again and the sweep covers it.
 HINTS_PER_SPAN = 200
 SPAN_S = 0.1
+_RARE = 16  # hints in a span, to each of which a closer look is given
+_LINGER = 24  # times, 2 us each
 
 
-class Channel(StrEnum):
+class Channel(Word):
     """The three descriptors: an overflow of one loses nothing of the others."""
 
     CONFIG = "config"
@@ -123,6 +127,7 @@ class Watch:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.instances = {channel: _open_instance() for channel in Channel}
+        self._hints = self.instances[Channel.HINTS]
         # Of each entry: inode -> watch, so that no inode is watched twice.
         self._watches: dict[Held, dict[Channel, dict[int, int]]] = {}
         self._buckets: dict[Held, _Bucket] = {}
@@ -179,11 +184,37 @@ class Watch:
 
     def read(self, channel: Channel) -> Batch:
         """Read what waits on a descriptor that poll says is readable."""
+        return self._digest(channel, self.instances[channel].read())
+
+    def read_hints(self, ask: Callable[[Held], bool]) -> Batch:
+        """Read the hints, and ``ask`` for the lock of each path before anything else is worked out.
+
+        A shell writes as little as 100 us after its chattr(1) has taken the lock, and chattr(1) takes it
+        some 20 us after it opened the file (measured): going back to sleep in between loses the race.
+        So a lock that is still on is asked for a little longer, unless hints come all the time.
+        """
+        data = os.read(self._hints.descriptor, _HINTS_BUFFER)
+        held_by = self._hints.held
+        last = None
+        for at in range(0, len(data), _RECORD):  # inodes are watched here: no record has a name
+            held = held_by.get(int.from_bytes(data[at : at + 4], sys.byteorder, signed=True))
+            if held is None or held is last:
+                continue
+            last = held
+            if not ask(held) and self._is_rare(held):
+                any(ask(held) for _ in range(_LINGER))
+        return self._digest(Channel.HINTS, InotifyFD._parse_event_buffer(data))  # noqa: SLF001
+
+    def _is_rare(self, held: Held) -> bool:
+        bucket = self._buckets.get(held)
+        return bucket is None or bucket.count < _RARE or self._clock() - bucket.since > SPAN_S
+
+    def _digest(self, channel: Channel, records: Iterable[tuple[int, int, int, bytes]]) -> Batch:
         instance = self.instances[channel]
         batch = Batch()
         held_by = instance.held
         count = 0
-        for watch, mask, _cookie, name in instance.read():
+        for watch, mask, _cookie, name in records:
             count += 1
             if mask & _C.IN_Q_OVERFLOW:
                 instance.overflows += 1
@@ -229,9 +260,9 @@ class Watch:
         return back
 
     @property
-    def is_pausing(self) -> bool:
-        """Whether some hints are off for the moment."""
-        return bool(self._quiet)
+    def quiet(self) -> Sequence[Held]:
+        """The paths whose hints are off for the moment: whoever wants to know must look."""
+        return self._quiet
 
     def _add(self, held: Held, channel: Channel, descriptor: int, mask: Mask) -> None:
         watches = self._watches.setdefault(held, {}).setdefault(channel, {})

@@ -81,6 +81,51 @@ def test_a_living_guard_is_given_time_to_write_the_record(scene: Scene) -> None:
     guard.release()
 
 
+def test_a_record_that_a_full_disk_had_no_room_for_is_not_waited_for_until_the_next_drift(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.strftime("%Y%m%dT%H%M%S.000000-0001", time.gmtime())
+    (scene.taken / now).write_bytes(b"evil")
+    guard = GuardLock(scene.host)
+    assert guard.acquire()
+    monkeypatch.setattr("hardend.collect._SETTLE_S", 2.0)
+    monkeypatch.setattr("hardend.collect._POLL_S", 0.05)
+    summary = scene.collect(patience_s=60)
+    assert (summary.waiting, summary.recovered, summary.failed) == (0, 1, [])
+    assert scene.is_swept()
+
+
+def test_what_is_taken_while_it_runs_is_collected_too(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.put()
+    later = "20261124T061501.123456-0002"
+    real = Quarantine.evict
+
+    def evict(quarantine: Quarantine, *arguments: Any) -> int:
+        if not (scene.records / f"{later}.json").exists():
+            scene.put(b"later", later)
+        return real(quarantine, *arguments)
+
+    monkeypatch.setattr(Quarantine, "evict", evict)
+    assert scene.collect().collected == 2
+    assert scene.is_swept()
+
+
+def test_what_cannot_be_collected_is_tried_once_in_a_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.put()
+    tried = []
+
+    def refuse(_self: Quarantine, record: dict[str, Any]) -> None:
+        tried.append(record["id"])
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Quarantine, "write_record", refuse)
+    summary = scene.collect(patience_s=60)
+    assert (tried, summary.failed) == ([ID], [(ID, "Input/output error")])
+    assert (scene.taken / ID).exists()
+
+
 def test_a_record_that_comes_late_completes_the_recovered_one(scene: Scene) -> None:
     (scene.taken / ID).write_bytes(b"evil")
     scene.collect()

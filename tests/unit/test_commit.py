@@ -184,11 +184,11 @@ def test_what_cannot_be_put_back_is_named_with_its_reason(
 ) -> None:
     commit.commit(host_tree.host, _changed(host_tree, b"new\n"), reason="second")
 
-    def full(_descriptor: int) -> None:
+    def full(_syncer: object, _descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("hardend.spares.os.fsync", full)
+        patched.setattr("hardend.spares.Syncer.sync", full)
         outcome = commit.apply(host_tree.host, Settings())
     assert outcome.failed == {CF_PATH: "staging a copy: the disk is full"}
     assert host_tree.at(CF_PATH).read_bytes() == CF

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from hardend.aside import move_in
 from hardend.kernel import flags
 from hardend.model import State
 from hardend.table import Held
 from tests.unit.conftest import CF, Tree
-from tests.unit.scenes import ACCESS_PATH, CF_PATH, descriptors, guard_of, refuse, rewrite
+from tests.unit.scenes import ACCESS_PATH, CF_PATH, SMRSH, descriptors, guard_of, names_in, refuse, rewrite
 from tests.unit.scenes import no_waiting as no_waiting  # noqa: PLC0414 - a fixture
 
 pytestmark = pytest.mark.root
@@ -79,11 +81,13 @@ def test_without_the_right_to_lock_the_path_is_failed_and_nothing_leaks(
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("kind", ["file", "locked file", "link", "fifo", "directory", "missing"])
+@pytest.mark.parametrize("lacks", [("restore.exchange",), ("restore.exchange", "kernel.exchange.move_in")])
 def test_without_an_exchange_a_path_is_put_back_and_what_it_replaced_is_kept(
-    guarded: Tree, monkeypatch: pytest.MonkeyPatch, number: int, kind: str
+    guarded: Tree, monkeypatch: pytest.MonkeyPatch, number: int, kind: str, lacks: tuple[str, ...]
 ) -> None:
     enforcer, held = guard_of(guarded)
-    monkeypatch.setattr("hardend.restore.exchange", refuse(number))
+    for call in lacks:
+        monkeypatch.setattr(f"hardend.{call}", refuse(number))
     path = guarded.at(CF_PATH)
     rewrite(guarded)
     if kind == "locked file":
@@ -109,6 +113,44 @@ def test_without_an_exchange_a_path_is_put_back_and_what_it_replaced_is_kept(
     told = json.loads((Path(guarded.host.taken_dir) / f"{name}.json").read_bytes())
     assert told["kind"] == {"locked file": "file", "link": "symlink"}.get(kind, kind)
     assert not [name for name in os.listdir(guarded.host.spare_dir) if name.endswith((".new", ".replaced"))]
+
+
+def test_without_flags_a_name_that_is_not_free_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hardend.kernel.exchange.move_in", refuse(errno.EINVAL))
+    here = os.open(tmp_path, os.O_RDONLY)
+    for name in ("file", "directory"):
+        path = tmp_path / name
+        path.mkdir() if name == "directory" else path.touch()
+        for taken in (b"taken", b"empty"):
+            with contextlib.suppress(FileExistsError):
+                (tmp_path / "empty").mkdir()
+            (tmp_path / "taken").touch()
+            with pytest.raises(FileExistsError):
+                move_in(here, name.encode(), here, taken)
+        move_in(here, name.encode(), here, b"free")
+        assert not path.exists()
+        (tmp_path / "free").rename(path)
+    os.close(here)
+
+
+def test_without_an_exchange_a_directory_that_moved_comes_home(
+    guarded: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforcer, _ = guard_of(guarded)
+    monkeypatch.setattr("hardend.directory.exchange", refuse(errno.EINVAL))
+    inode = guarded.at(SMRSH).stat().st_ino
+    guarded.at(SMRSH).rename(guarded.at("/etc/mail/away"))
+    guarded.at(SMRSH).mkdir()
+    guarded.at(f"{SMRSH}/sh").symlink_to("/bin/sh")
+    before = names_in(guarded, "/etc/mail") - {"away"}
+    enforcer.full_pass(thorough=False)
+    assert guarded.drifts() == {}
+    assert guarded.at(SMRSH).stat().st_ino == inode
+    assert names_in(guarded, "/etc/mail") == before
+    (name,) = guarded.taken()
+    assert os.listdir(Path(guarded.host.taken_dir) / name) == ["sh"]
 
 
 def test_without_an_exchange_there_is_no_moment_without_a_file(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hardend.aside import leave_beside, open_beside
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.collect import collect
@@ -88,11 +89,12 @@ def test_on_another_mount_a_file_is_put_back_from_beside(apart: Tree) -> None:
 
 def test_on_another_mount_the_collector_finds_what_was_taken(apart: Tree) -> None:
     enforcer, held = guard_of(apart)
+    before = names_in(apart, "/etc/mail")
     rewrite(apart)
     enforcer.look(held)
     summary = collect(apart.host, Limits(256 << 20, 90 * 86400, 8 << 20))
     assert (summary.collected, summary.failed) == (1, [])
-    assert names_in(apart, "/etc/mail/.hardend") == set()
+    assert names_in(apart, "/etc/mail") == before, "nothing of ours is left there"
     objects = Path(apart.host.quarantine_dir) / "objects"
     assert [path.read_bytes()[:4] for path in objects.iterdir()] == [b"EVIL"]
 
@@ -102,9 +104,12 @@ def test_on_another_mount_a_link_and_a_missing_file_are_put_back(apart: Tree) ->
     apart.at("/etc/mail/smrsh/mail").unlink()
     apart.unlock(CF_PATH)
     apart.at(CF_PATH).unlink()
+    before = names_in(apart, "/etc/mail") | {"sendmail.cf"}
     enforcer.full_pass(thorough=False)
     assert apart.drifts() == {}
     assert apart.taken() == []
+    assert names_in(apart, "/etc/mail") == before
+    assert names_in(apart, SMRSH) == {"mail"}
 
 
 def test_on_another_mount_a_stranger_leaves_the_closed_directory_for_good(apart: Tree) -> None:
@@ -118,6 +123,34 @@ def test_on_another_mount_a_stranger_leaves_the_closed_directory_for_good(apart:
     assert place.parent == apart.at("/etc/mail/smrsh/.hardend")
     assert os.readlink(place) == "/bin/sh"
     assert len(apart.recorder.strangers) == 1
+
+
+@pytest.mark.parametrize("who", ["spares", "aside"])
+def test_our_directory_may_vanish_between_its_opening_and_its_use(
+    apart: Tree, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """As it does when the collector finds it empty."""
+    enforcer, held = guard_of(apart)
+    vanished: list[int] = []
+
+    def open_and_lose(parent: int) -> int:
+        directory = open_beside(parent)
+        if not vanished:
+            vanished.append(directory)
+            leave_beside(directory)
+        return directory
+
+    rewrite(apart)
+    enforcer.look(held)  # its staging tells that this is another mount
+    apart.at("/etc/mail/smrsh/sh").symlink_to("/bin/sh")
+    rewrite(apart)
+    monkeypatch.setattr(f"hardend.{who}.open_beside", open_and_lose)
+    enforcer.look(held)
+    enforcer.look_inside(enforcer.table.by_path[SMRSH])
+    assert vanished
+    assert apart.drifts() == {}
+    assert apart.recorder.failures == {}
+    assert names_in(apart, SMRSH) == {"mail", ".hardend"}
 
 
 def test_on_another_mount_a_directory_s_impostor_leaves_no_name_behind(apart: Tree) -> None:

@@ -27,11 +27,11 @@ RANKS = (
     {"formats", "kernel", "command"},
     {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs"}
     | {"journal", "state", "control"},
-    {"classes", "baseline", "observe", "maps", "events", "pause"},
+    {"classes", "baseline", "observe", "maps", "events", "own_files", "pause"},
     {"reconcile", "aside", "mta", "gate"},
     {"capture", "table", "mta_memory"},
     {"inspection", "propose", "spares", "watch", "mountwatch", "parties", "pending"},
-    {"restore", "strangers", "succession", "examine"},
+    {"restore", "standing", "strangers", "succession", "examine"},
     {"directory"},
     {"enforcer"},
     {"commit"},

@@ -115,7 +115,8 @@ def _fails(call: str, number: int = errno.ENOSPC) -> Callable[[pytest.MonkeyPatc
     def refuse(*_arguments: object, **_keywords: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    return lambda patched: patched.setattr(f"hardend.spares.os.{call}", refuse)
+    where = "hardend.spares.Syncer.sync" if call == "fsync" else f"hardend.spares.os.{call}"
+    return lambda patched: patched.setattr(where, refuse)
 
 
 @pytest.mark.parametrize("call", ["fchown", "fchmod", "setxattr", "utime", "fsync", "rename", "write"])

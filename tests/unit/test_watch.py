@@ -54,7 +54,7 @@ class Scene:
             self.batch(channel)
 
     def pausing(self) -> bool:
-        return self.watch.is_pausing
+        return bool(self.watch.quiet)
 
     def hints(self, held: Held) -> int:
         return len(self.watch._watches[held].get(Channel.HINTS, {}))
@@ -323,7 +323,7 @@ def test_a_few_opens_are_all_listened_to(scene: Scene) -> None:
     for _ in range(10 * HINTS_PER_SPAN):
         assert scene.watch.hinted(held)
         scene.now += 2 * SPAN_S / HINTS_PER_SPAN
-    assert not scene.watch.is_pausing
+    assert not scene.watch.quiet
 
 
 def test_the_flood_of_one_path_is_not_another_s(scene: Scene) -> None:
@@ -341,7 +341,7 @@ def test_a_path_that_is_forgotten_during_its_pause_does_not_come_back(scene: Sce
     scene.watch.forget(held)
     scene.now += SPAN_S
     assert scene.watch.listen_again() == []
-    assert not scene.watch.is_pausing
+    assert not scene.watch.quiet
 
 
 def test_a_second_flood_is_answered_as_the_first(scene: Scene) -> None:
