@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from dataclasses import replace
 from typing import Protocol
@@ -64,7 +65,7 @@ class Examiner:
             if entry.holds_content and self.enforces and entry.cls is Class.LOCKED:
                 return of_lstat(entry, found, -1)
             if not self._adopt(held, found):
-                return quick
+                return self._unread(held, quick)
         if quick and entry.holds_content:
             return of_lstat(entry, found, held.descriptor)
         return self._thorough_drift(held)
@@ -83,6 +84,18 @@ class Examiner:
         held.identify(found, 0)
         self._watcher.settle(held)
         return True
+
+    @staticmethod
+    def _unread(held: Held, quick: frozenset[Drift]) -> frozenset[Drift]:
+        """Judge a file that cannot be opened, for a write lease or because it is another by now.
+
+        The descriptor of the inode before it says nothing of it. Raises BlockingIOError where there is
+        no approved content to replace it with.
+        """
+        held.drop()
+        if held.entry.role is Role.MAP and not held.entry.opaque:
+            return quick | {Drift.CONTENT}
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), held.entry.path)
 
     def _thorough_drift(self, held: Held) -> frozenset[Drift]:
         """Compare through the kept descriptor; a lock that is off goes back on before anything is read."""

@@ -37,7 +37,7 @@ class Jobs:
         if verb in self._running or now - self._last.get(verb, 0.0) < _GAP_S:
             return False
         command = (
-            [_SYSTEMCTL, "start", "--no-block", f"hardend-{verb}.service"]
+            [_SYSTEMCTL, "start", f"hardend-{verb}.service"]
             if self._units
             else [sys.executable, "-m", "hardend", verb, "--root", self._host.root, "--quiet"]
         )

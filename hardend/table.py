@@ -57,6 +57,7 @@ class Held:
     device: int = 0
     inode: int = 0
     ctime_ns: int = 0
+    size: int = 0
     settled: bool = False
     state: State = State.UNPROTECTED
     since: float = 0.0
@@ -106,6 +107,7 @@ class Held:
             found is not None
             and found.st_ctime_ns == self.ctime_ns
             and found.st_ino == self.inode
+            and found.st_size == self.size  # ramfs: truncate(2) leaves every time as it was
             and self.settled
             and not self.bad_answers
         )
@@ -130,6 +132,7 @@ class Held:
         self.device = found.st_dev
         self.inode = found.st_ino
         self.ctime_ns = found.st_ctime_ns
+        self.size = found.st_size
         self.settled = now_ns - found.st_ctime_ns > SETTLE_NS
 
     def drop(self) -> None:

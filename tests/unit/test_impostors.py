@@ -16,6 +16,7 @@ from hardend.restore import unlock
 from hardend.table import Held
 from tests.unit.conftest import CF, Tree
 from tests.unit.scenes import CF_PATH, SMRSH, guard_of, names_in
+from tests.unit.scenes import top as top  # noqa: PLC0414 - a fixture
 
 pytestmark = pytest.mark.root
 
@@ -65,6 +66,41 @@ def test_a_write_lease_holds_nothing_up(guarded: Tree, monkeypatch: pytest.Monke
         assert held.name not in opened, "an open would break the lease, and wait for it"
         assert guarded.at(CF_PATH).read_bytes() == CF
     assert guarded.drifts() == {}
+
+
+def test_a_leased_impostor_is_not_judged_by_the_file_before_it(guarded: Tree) -> None:
+    enforcer, _ = guard_of(guarded)
+    path = guarded.at("/etc/mail/authinfo")
+    secret = enforcer.table.by_path["/etc/mail/authinfo"]
+    new = guarded.at("/etc/mail/new")
+    new.write_bytes(b"EVIL")
+    new.chmod(0o600)
+    with _leased(new):
+        new.rename(path)
+        for _ in range(2):
+            enforcer.sweep()
+            assert (secret.state, secret.descriptor) == (State.FAILED, -1)
+            assert "a write lease" in secret.reason
+    enforcer.sweep()
+    assert secret.state is State.CLEAN
+    assert os.fstat(secret.descriptor).st_ino == path.stat().st_ino
+
+
+def test_a_file_system_that_keeps_its_times_at_a_truncation_hides_nothing(top: Path) -> None:
+    where = top / "ram"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", str(where)], check=True)
+    tree = Tree(where)
+    tree.make()
+    enforcer = tree.guard()
+    held = enforcer.table.by_path[CF_PATH]
+    held.settled = True
+    before = tree.at(CF_PATH).stat().st_ctime_ns
+    os.truncate(tree.at(CF_PATH), 0)
+    assert tree.at(CF_PATH).stat().st_ctime_ns == before
+    enforcer.look(held)
+    assert tree.drifts() == {}
+    enforcer.close()
 
 
 def test_a_fifo_holds_nothing_up(guarded: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
