@@ -12,50 +12,22 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from datetime import date, datetime
 from enum import StrEnum
 
 from hardend.errors import ConfigError, FileError
 from hardend.kernel.tree import Tree
 from hardend.model import Class, Host, Mode, printable
+from hardend.settings import Policy as Policy  # noqa: PLC0414 - part of what this module offers
+from hardend.settings import Restart as Restart  # noqa: PLC0414 - as above
+from hardend.settings import Settings as Settings  # noqa: PLC0414 - as above
+from hardend.settings import Waiver as Waiver  # noqa: PLC0414 - as above
 
 MAIN = "/etc/hardend/hardend.toml"
 FRAGMENTS = "/etc/hardend/conf.d"
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _SHOWN = 60  # characters of a wrong value that are worth showing
 _TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)\Z")
-
-
-class Restart(StrEnum):
-    """When the MTA is told to load its configuration again (design section 5)."""
-
-    WHEN_NEEDED = "when-needed"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Every setting, checked; units are in the names, ``max_off`` is seconds."""
-
-    mode: Mode = Mode.ENFORCE
-    sweep_ms: int = 250
-    hash_interval_s: int = 300
-    contested_count: int = 10
-    contested_within_s: int = 60
-    spare_max_mib: int = 8
-    max_off: int = 86400
-    restart: Restart = Restart.WHEN_NEEDED
-    reload_interval_s: int = 60
-    map_exchange_interval_ms: int = 1000
-    command_timeout_s: int = 120
-    quarantine_max_mib: int = 256
-    quarantine_max_days: int = 90
-    quarantine_object_max_mib: int = 8
-    classes: tuple[tuple[str, Class], ...] = ()
-    lock: tuple[str, ...] = ()
-    unlock: tuple[str, ...] = ()
-    protect: tuple[str, ...] = ()
 
 
 class _FaultError(Exception):
@@ -111,6 +83,33 @@ def _paths(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
+def _names(what: str, pattern: str) -> Callable[[object], tuple[str, ...]]:
+    def check(value: object) -> tuple[str, ...]:
+        fits = isinstance(value, list) and all(
+            isinstance(item, str) and re.fullmatch(pattern, item) for item in value
+        )
+        if not isinstance(value, list) or not fits:
+            raise _FaultError(f"a list of {what}")
+        return tuple(dict.fromkeys(value))
+
+    return check
+
+
+def _text(what: str, pattern: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise _FaultError(what)
+        return value
+
+    return check
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _FaultError("true or false")
+    return value
+
+
 def _classes(value: object) -> tuple[tuple[str, Class], ...]:
     words = [word.value for word in Class]
     wanted = f"absolute paths, each with one of {', '.join(words)}"
@@ -142,8 +141,28 @@ KEYS: Mapping[tuple[str, str], tuple[str, Callable[[object], object]]] = {
     ("paths", "unlock"): ("unlock", _paths),
     ("paths", "protect"): ("protect", _paths),
     ("paths", "classes"): ("classes", _classes),
+    ("rules", "smrsh_programs"): (
+        "smrsh_programs",
+        _names('program names or absolute paths, such as ["procmail"]', r"[\w.+@-]+|(?:/[\w.+@-]+)+"),
+    ),
+    ("rules", "alias_files"): ("alias_files", _paths),
+    ("rules", "remove_redirects"): (
+        "remove_redirects",
+        _names('names of aliases, such as ["games", "uucp"]', r"[\w.+-]+"),
+    ),
+    ("rules", "notice_country"): (
+        "notice_country",
+        _text('two letters, such as "DE", or ""', r"(?:[A-Za-z]{2})?"),
+    ),
+    ("rules", "notice_region"): (
+        "notice_region",
+        _text('letters, digits, - and _, such as "BY", or ""', r"[A-Za-z0-9_-]{0,32}"),
+    ),
+    ("rules", "received_version"): ("received_version", _truth),
 }
-_TABLES = sorted({table for table, _ in KEYS})
+_WAIVERS = "waivers"
+_WAIVER_KEYS = ("rule", "reason", "until")
+_TABLES = sorted({table for table, _ in KEYS} | {_WAIVERS})
 
 
 def fragments(host: Host) -> list[str]:
@@ -171,7 +190,9 @@ def load(host: Host) -> Settings:
     for path in _files(host, tree, faults):
         shown = printable(host.at(path))
         for table, content in _document(tree, path, shown, faults).items():
-            if table not in _TABLES:
+            if table == _WAIVERS:
+                values[_WAIVERS] = (*_tuple(values.get(_WAIVERS)), *_waivers(shown, content, faults))
+            elif table not in _TABLES:
                 faults.append(f"{shown}: {_unknown('table', f'[{table}]', table, _TABLES)}")
             elif not isinstance(content, dict):
                 faults.append(f"{shown}: {table}: must be a table, written [{table}]")
@@ -225,6 +246,33 @@ def _check_table(
             faults.append(f"{shown}: {table}.{key}{given}: must be {fault}")
             continue
         values[name] = _merged(values.get(name), checked) if name == "classes" else checked
+
+
+def _tuple(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def _waivers(shown: str, content: object, faults: list[str]) -> Iterable[Waiver]:
+    """Check [[waivers]]: rule and reason, and until which day."""
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        faults.append(f"{shown}: waivers: must be an array of tables, written [[waivers]]")
+        return
+    for number, item in enumerate(content, 1):
+        place = f"{shown}: waivers, the {number}. one"
+        before = len(faults)
+        faults += [
+            f"{place}: {_unknown('key', key, key, list(_WAIVER_KEYS))}"
+            for key in item
+            if key not in _WAIVER_KEYS
+        ]
+        for key in ("rule", "reason"):
+            if not isinstance(item.get(key), str) or not item[key].strip():
+                faults.append(f"{place}: {key}: must be there, a text in quotes")
+        until = item.get("until")
+        if until is not None and (not isinstance(until, date) or isinstance(until, datetime)):
+            faults.append(f"{place}: until = {_short(until)}: must be a day, such as 2027-01-31, no quotes")
+        if len(faults) == before:
+            yield Waiver(item["rule"], item["reason"], until)
 
 
 def _merged(before: object, later: object) -> object:

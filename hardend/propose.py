@@ -92,26 +92,38 @@ class Proposer:
             if live is not None:
                 self._add(proposal, protected, live)
             return
-        self._replace_content(proposal, protected, path, source)
+        self._replace_content(proposal, protected, source)
 
-    def _replace_content(
-        self, proposal: Proposal, protected: Protected, path: str, source: str
-    ) -> None:
-        """Give a path the content of a file, with the time stamp of now; its map follows."""
-        if protected.role is not Role.SOURCE or protected.cls is Class.ATTRIBUTES:
-            raise RefusedError(
-                f"{printable(path)}: its content is not held ({protected.role.value}, "
-                f"{protected.cls.value})"
-            )
+    def _replace_content(self, proposal: Proposal, protected: Protected, source: str) -> None:
+        """Give a path the content of a file."""
         try:
             with open(source, "rb") as file:
                 content = file.read()
         except OSError as error:
             raise FileError(f"{printable(source)}: {error.strerror}") from error
+        self.put_content(proposal, protected, content)
+
+    def put_content(
+        self, proposal: Proposal, protected: Protected, content: bytes, *, create: bool = False
+    ) -> None:
+        """Give a path of a proposal new content, with the time stamp of now; its map follows.
+
+        ``create`` makes a file that is not there: root's, 0644. Raises RefusedError where content is not
+        held, or for a sendmail.cf that does not pass the gate.
+        """
+        path = protected.path
+        if protected.role is not Role.SOURCE or protected.cls is Class.ATTRIBUTES:
+            raise RefusedError(
+                f"{printable(path)}: its content is not held ({protected.role.value}, "
+                f"{protected.cls.value})"
+            )
         live = self._reader.read(path, content=True)
         before = proposal.entries.get(path) or (
             entry_of(protected, live, None) if live is not None else None
         )
+        if before is None and create:
+            flags = "i" if protected.immutable else ""
+            before = Entry(path, protected.role, protected.cls, FileType.FILE, 0, 0, 0o644, flags)
         if before is None:
             raise FileError(f"{printable(path)}: create it first, then approve it")
         if path in (self.layout.cf, self.layout.submit_cf):

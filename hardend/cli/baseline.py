@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Iterator
 
@@ -14,12 +13,12 @@ from hardend.baseline.store import Store
 from hardend.cli.options import common_options
 from hardend.errors import Exit, RefusedError
 from hardend.model import Class, Entry, Host, Role, printable
+from hardend.textdiff import unified
 
 _DESCRIBED = (
     *("kind", "cls", "role", "uid", "gid", "flags", "mtime_ns", "target", "xattrs"),
     *("spec", "answers", "builder", "sources", "opaque", "mount"),
 )
-_BINARY = 8000  # bytes looked at, as git does, to tell text from binary
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -153,17 +152,7 @@ def _content_diff(store: Store, before: Entry, after: Entry) -> Iterator[str]:
         yield f"{path}: content changed"
         return
     old, new = (store.object(entry.digest) if entry.digest else b"" for entry in (before, after))
-    if b"\0" in old[:_BINARY] or b"\0" in new[:_BINARY]:
-        yield f"{path}: binary content changed"
-        return
-    for line in difflib.unified_diff(
-        old.decode("utf-8", "surrogateescape").split("\n"),  # not splitlines(): "\r" is a difference
-        new.decode("utf-8", "surrogateescape").split("\n"),
-        f"a{after.path}",
-        f"b{after.path}",
-        lineterm="",
-    ):
-        yield "\t".join(printable(part) for part in line.split("\t"))
+    yield from unified(after.path, old, new)
 
 
 def _verify(args: argparse.Namespace) -> int:

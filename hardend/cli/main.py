@@ -19,6 +19,8 @@ from hardend.model import printable
 
 # Explicit, in the order of the help: which module registers the verb.
 VERBS = {
+    "audit": "audit",
+    "explain": "audit",
     "approve": "approval",
     "check": "approval",
     "baseline": "baseline",

@@ -24,12 +24,12 @@ MAX_LINES = 400
 # Imports go to a strictly lower rank; inside the packages also to the same.
 RANKS = (
     {"errors", "model"},
-    {"formats", "kernel", "command"},
+    {"formats", "kernel", "command", "settings", "textdiff"},
     {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs"}
     | {"journal", "state", "control"},
-    {"classes", "baseline", "observe", "maps", "events", "own_files", "pause"},
-    {"reconcile", "aside", "mta", "gate"},
-    {"capture", "table", "mta_memory"},
+    {"classes", "baseline", "observe", "maps", "events", "own_files", "pause", "rules"},
+    {"reconcile", "aside", "mta", "gate", "ratchet", "survey"},
+    {"capture", "findings", "table", "mta_memory"},
     {"inspection", "propose", "spares", "watch", "mountwatch", "parties", "pending"},
     {"restore", "standing", "strangers", "succession", "examine"},
     {"directory"},
@@ -44,7 +44,7 @@ RANKS = (
     {"demo"},
     {"cli"},
 )
-PACKAGES = {"formats", "kernel", "baseline", "cli"}
+PACKAGES = {"formats", "kernel", "baseline", "rules", "cli"}
 # Parts of the guard that are handed the guard itself name its type, under TYPE_CHECKING.
 NAME_THE_TYPE_OF = {"report": "guard", "guard_verbs": "guard"}
 ENTRY = {"__init__", "__main__"}

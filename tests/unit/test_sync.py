@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hardend.kernel import sync
 from hardend.kernel.sync import Syncer
 
 if TYPE_CHECKING:
@@ -76,11 +75,11 @@ def test_what_is_no_file_is_refused_at_once(syncer: Syncer) -> None:
 
 
 def test_a_kernel_without_it_syncs_at_once(monkeypatch: pytest.MonkeyPatch, descriptor: int) -> None:
-    synced = []
-    monkeypatch.setattr(sync.platform, "machine", lambda: "an unknown machine")
+    synced: list[int] = []
+    monkeypatch.setattr("hardend.kernel.sync.platform.machine", lambda: "an unknown machine")
     syncer = Syncer()
     assert not syncer.in_background
-    monkeypatch.setattr(sync.os, "fsync", synced.append)
+    monkeypatch.setattr("hardend.kernel.sync.os.fsync", synced.append)
     syncer.sync(descriptor)
     assert synced == [descriptor]
     assert syncer.under_way == 0

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of hardend.toml as values: every one checked, units in the names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+from hardend.model import Class, Mode
+
+
+class Restart(StrEnum):
+    """When the MTA is told to load its configuration again (design section 5)."""
+
+    WHEN_NEEDED = "when-needed"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the administrator decided for the rules, in [rules].
+
+    ``smrsh_programs`` are further programs that mail may run, by name or path; ``alias_files`` the
+    files that an alias may deliver to; ``remove_redirects`` the redirects of the guide that go;
+    ``notice`` the text behind the greeting.
+    """
+
+    smrsh_programs: tuple[str, ...] = ()
+    alias_files: tuple[str, ...] = ()
+    remove_redirects: tuple[str, ...] = ()
+    notice: str = ""
+    hide_received_version: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """The decision that a rule does not bind here: why, and the last day on which it counts."""
+
+    rule: str
+    reason: str
+    until: date | None = None
+
+    def holds(self, today: date) -> bool:
+        """Return whether it still counts."""
+        return self.until is None or today <= self.until
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked; units are in the names, ``max_off`` is seconds."""
+
+    mode: Mode = Mode.ENFORCE
+    sweep_ms: int = 250
+    hash_interval_s: int = 300
+    contested_count: int = 10
+    contested_within_s: int = 60
+    spare_max_mib: int = 8
+    max_off: int = 86400
+    restart: Restart = Restart.WHEN_NEEDED
+    reload_interval_s: int = 60
+    map_exchange_interval_ms: int = 1000
+    command_timeout_s: int = 120
+    quarantine_max_mib: int = 256
+    quarantine_max_days: int = 90
+    quarantine_object_max_mib: int = 8
+    classes: tuple[tuple[str, Class], ...] = ()
+    lock: tuple[str, ...] = ()
+    unlock: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+    smrsh_programs: tuple[str, ...] = ()
+    alias_files: tuple[str, ...] = ()
+    remove_redirects: tuple[str, ...] = ()
+    notice_country: str = ""
+    notice_region: str = ""
+    received_version: bool = True
+    waivers: tuple[Waiver, ...] = ()
+
+    @property
+    def policy(self) -> Policy:
+        """What the rules need to know of it."""
+        parts = (f"C={self.notice_country}", f"L={self.notice_region}")
+        words = [part for part in parts if not part.endswith("=")]
+        return Policy(
+            self.smrsh_programs,
+            self.alias_files,
+            self.remove_redirects,
+            " ".join(["NO UCE", *words]) if words else "",
+            not self.received_version,
+        )
