@@ -219,8 +219,8 @@ class Guard:
             self.reporter.overflow(channel.value)
             self._overflowed = True
         if channel is Channel.HINTS:
-            for held in batch.paths:
-                if self.watch.hinted(held) and not enforcer.paused:
+            for held, count in batch.paths.items():
+                if self.watch.hinted(held, count) and not enforcer.paused:
                     enforcer.look_at_lock(held)
             return
         for held in batch.paths:

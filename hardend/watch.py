@@ -113,9 +113,9 @@ class _Instance:
 
 @dataclass(slots=True)
 class Batch:
-    """What one reading says: paths, names in directories, overflow, lost watches."""
+    """What one reading says: paths and how many events each had, names, overflow, lost watches."""
 
-    paths: dict[Held, None] = field(default_factory=dict)
+    paths: dict[Held, int] = field(default_factory=dict)
     names: dict[tuple[Held, bytes], None] = field(default_factory=dict)
     overflow: bool = False
     lost: dict[Held, None] = field(default_factory=dict)
@@ -230,17 +230,17 @@ class Watch:
             elif name:
                 batch.names[held, name] = None
             else:
-                batch.paths[held] = None
+                batch.paths[held] = batch.paths.get(held, 0) + 1
         instance.events += count
         return batch
 
-    def hinted(self, held: Held) -> bool:
-        """Count a hint; False when the path's hints are more than are listened to, and are off now."""
+    def hinted(self, held: Held, count: int = 1) -> bool:
+        """Count hints; False when the path's are more than are listened to, and are off now."""
         now = self._clock()
         bucket = self._buckets.setdefault(held, _Bucket(since=now))
         if now - bucket.since > SPAN_S:
             bucket.count, bucket.since = 0, now
-        bucket.count += 1
+        bucket.count += count
         if bucket.count < HINTS_PER_SPAN:
             return True
         bucket.off_until = now + SPAN_S

@@ -112,3 +112,15 @@ def test_an_overflow_of_the_hints_is_told(scene: Scene) -> None:
             break
     assert overflows == 1
     assert scene.watch.instances[Channel.HINTS].overflows == 1
+
+
+def test_hints_that_come_together_count_each(scene: Scene) -> None:
+    for _ in range(3):
+        opened(scene)
+        opened(scene)
+        scene.watch.read_hints(Asker(off_at=1))
+    held = scene.held["mail/cf"]
+    (count,) = scene.watch.read_hints(Asker()).paths.values() if opened(scene) else (0,)
+    assert count == 2, "open and close"
+    assert not scene.watch.hinted(held, HINTS_PER_SPAN)
+    assert list(scene.watch.quiet) == [held]
