@@ -21,7 +21,7 @@ from hardend.enforcer import Enforcer
 from hardend.errors import RefusedError, StoreError
 from hardend.inspection import require_same_layout
 from hardend.journal import Event, Journal
-from hardend.model import Drift, Entry, Host, Mode, State
+from hardend.model import Drift, Entry, Host, Mode, Role, State
 from hardend.propose import Proposal
 from hardend.table import Held
 
@@ -97,6 +97,8 @@ def one_pass(host: Host, settings: Settings, outcome: Outcome) -> None:
             held = enforcer.table.by_path.get(path)
             if held is not None and held.entry == entry:
                 held.fresh = False  # approved before: what differs from it is a drift, and is told
+            elif held is not None and held.entry.role is Role.MAP:
+                held.fresh = True  # its source is new: the map that was built of it goes in with it
         enforcer.full_pass(thorough=True)
         for held in enforcer.table:
             if held.state is State.FAILED:

@@ -92,7 +92,8 @@ class Enforcer:
         for path in sorted(generation.entries, key=lambda name: (name.count("/"), name)):
             before = old.pop(path, None)
             held = succession.carry_over(fresh, generation.entries[path], before)
-            held.fresh = strict and (before is None or before.entry != held.entry)
+            is_new = before is None and held.entry.role is not Role.MAP  # a map is asked what it answers
+            held.fresh = strict and (is_new or (before is not None and before.entry != held.entry))
             self.want_spare(held)
         for held in fresh:  # complete now: how a directory is watched depends on what it holds
             self._watcher.settle(held)

@@ -16,19 +16,18 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hardend.command import run
 from hardend.config import Settings
 from hardend.errors import CommandError, FileError, FormatError
+from hardend.formats.aliases import LONGEST_LINE, logical_lines
 from hardend.formats.cf import Cf
 from hardend.kernel import paths
 from hardend.layout import Layout, Tree
 from hardend.model import Host, MapSpec, printable
 
-# newaliases never ends on some logical lines of 8192 bytes and more (8.17.1.9).
-LONGEST_LINE = 8191
 LARGEST_MAP = 512 << 20
 # For a tree: a directory with ``sendmail`` and ``makemap`` of the machine, where none is installed.
 PROGRAMS = "HARDEND_PROGRAMS"
@@ -365,27 +364,10 @@ def _program_numbers(document: Cf) -> set[int]:
 
 
 def check_line_lengths(path: str, source: bytes) -> None:
-    """Refuse an alias file with a logical line that newaliases may never finish.
-
-    Continuations count before comments: a line that starts with a blank, or follows a backslash.
-    """
-    for number, length in _logical_lines(source.split(b"\n")):
-        if length >= LONGEST_LINE:
-            raise FormatError(
-                path, number, f"a logical line of {LONGEST_LINE} bytes or more: newaliases may hang"
-            )
-
-
-def _logical_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield the first line's number and the length so far, after each line."""
-    first, length, continued = 1, 0, False
-    for number, line in enumerate(lines, start=1):
-        if continued or line[:1] in (b" ", b"\t"):
-            length += len(line)
-        else:
-            first, length = number, len(line)
-        continued = line.endswith(b"\\")
-        yield first, length
+    """Refuse an alias file with a logical line that newaliases may never finish."""
+    for line in logical_lines(source):
+        if line.length >= LONGEST_LINE:
+            raise FormatError(path, line.number, line.fault)
 
 
 def _require(program: str, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hardend import mta, probe
 from hardend.baseline.manifest import Generation
@@ -19,8 +20,9 @@ from hardend.offer import Means
 class MtaPass:
     """The processes of the MTA, one after the other; ``outcomes`` says what was decided on each."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, *, asked: bool = False) -> None:
         self._means = means
+        self._asked = asked  # by the administrator, who wants what is not known to be loaded too
         self.outcomes: dict[str, str] = {}
         self.problems: list[str] = []
 
@@ -40,6 +42,8 @@ class MtaPass:
                 loaded = mta.knowledge(process, memory.loaded.get(kind), situation)
                 memory.loaded[kind] = loaded
             decision = mta.decide(process, loaded, situation)
+            if self._asked and decision.action is Action.REPORT_UNKNOWN:
+                decision = Decision(Action.HUP, f"asked for: {decision.reason}")
             self.outcomes[kind.value] = f"{decision.action.value}: {decision.reason}"
             wait_s = max(wait_s, decision.wait_s if self._means.may_change else 0.0)
             if process is not None and decision.action in {Action.HUP, Action.RESTART}:
@@ -53,7 +57,7 @@ class MtaPass:
             process = mta.find(kind, self._means.host, self._means.layout)
             situation = self._situation(kind, generation, drifts) if process else None
             if process is not None and situation is not None:
-                memory.loaded[kind] = mta.knowledge(process, memory.loaded.get(kind), situation)
+                memory.loaded[kind] = _before(process, memory.loaded.get(kind), situation)
 
     def _situation(
         self,
@@ -156,3 +160,13 @@ class MtaPass:
     def _failed(self, subject: str, text: str) -> None:
         self.problems.append(text)
         self._means.tell_once(subject, text)
+
+
+def _before(process: Process, memory: Loaded | None, situation: Situation) -> Loaded:
+    """Return what a process has loaded before a generation is brought about: what is live now.
+
+    Socket options are known of the generation's configuration only.
+    """
+    live = {path: seen.digest for path, seen in situation.live.items()}
+    known = mta.knowledge(process, memory, replace(situation, baseline=live))
+    return known if live == dict(situation.baseline) else replace(known, options=None)

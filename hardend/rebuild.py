@@ -44,28 +44,36 @@ class Report:
         return {"maps": self.maps, "mta": self.mta, "problems": self.problems}
 
 
-def run(host: Host, settings: Settings, *, say: Callable[[str], None] = lambda _: None) -> Report:
+def run(
+    host: Host,
+    settings: Settings,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    asked: bool = False,
+) -> Report:
     """Check every map and the MTA once, and again for what comes meanwhile.
 
-    ``say`` is told why it takes longer. Raises StoreError without an intact baseline, RefusedError
-    when another run does not end.
+    ``say`` is told why it takes longer. ``asked`` by an administrator who changed the configuration:
+    an MTA is reloaded also where it is not known what it has loaded. Raises StoreError without an
+    intact baseline, RefusedError when another run does not end.
     """
     with _alone(host, settings):
         journal = Journal(host, identifier="hardend-rebuild")
         try:
-            return _rounds(host, settings, journal, say)
+            return _rounds(host, settings, journal, say, asked=asked)
         finally:
             journal.close()
 
 
 def _rounds(
-    host: Host, settings: Settings, journal: Journal, say: Callable[[str], None]
+    host: Host, settings: Settings, journal: Journal, say: Callable[[str], None], *, asked: bool
 ) -> Report:
     longest_s = settings.reload_interval_s + 2.0 * settings.command_timeout_s
     deadline = time.monotonic() + min(longest_s, _LONGEST_S)
     while True:
         published = published_state(host)
-        report, wait_s = _one_round(host, settings, journal, published)
+        report, wait_s = _one_round(host, settings, journal, published, asked=asked)
+        asked = False  # once
         seen = _work(published)
         left_s = deadline - time.monotonic()
         if 0 < wait_s < left_s:
@@ -80,7 +88,7 @@ def _rounds(
 
 
 def _one_round(
-    host: Host, settings: Settings, journal: Journal, published: dict[str, object]
+    host: Host, settings: Settings, journal: Journal, published: dict[str, object], *, asked: bool
 ) -> tuple[Report, float]:
     """Return the report, and how long the MTA has to wait for its reload."""
     report = Report()
@@ -89,7 +97,7 @@ def _one_round(
     try:
         map_pass = MapPass(means)
         generation = map_pass.run(means.store.current(), offer, published)
-        mta_pass = MtaPass(means)
+        mta_pass = MtaPass(means, asked=asked)
         wait_s = mta_pass.run(generation, drifts_of(published))
     finally:
         offer.close()

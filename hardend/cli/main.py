@@ -21,6 +21,8 @@ from hardend.model import printable
 VERBS = {
     "audit": "audit",
     "explain": "audit",
+    "harden": "harden",
+    "verify": "verify",
     "approve": "approval",
     "check": "approval",
     "baseline": "baseline",

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an entry of the access table says (cf/README, "ANTI-SPAM CONFIGURATION CONTROL"; proto.m4).
 
-It classifies; rules judge. Each form was tried with ``check_rcpt`` of Sendmail 8.17.
+It classifies; rules judge. The forms of RELAY and of what it is for were tried with ``check_rcpt`` of
+Sendmail 8.17; the other actions are those of cf/README.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Subject(StrEnum):
     NETWORK = "network"  # the first octets (10, 192.168.3), the first groups (IPv6:2001:db8)
     TLD = "tld"  # one label: every name under it
     DOMAIN = "domain"  # a name and every name under it; a host has no form of its own
-    HOST = "host"  # this host by name, or an address in brackets
+    HOST = "host"  # this host by name, or [192.0.2.7]: a client without a name
     USER = "user"  # user@: at any domain
     MAILBOX = "mailbox"  # user@domain
     OTHER = "other"  # never looked up: 10.0.0.0/8, 10., .example.com

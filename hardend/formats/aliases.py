@@ -115,9 +115,9 @@ class Aliases:
 
         All lines are those of this document. Raises KeyError for one where no entry begins.
         """
-        for number in lines:
-            self._entry_at(number)
         gone = set(lines)
+        if missing := gone - {entry.line for entry in self.entries}:
+            raise KeyError(min(missing))
         edited = self._with(b"".join(line.raw for line in self.lines if line.number not in gone))
         return self._checked(edited, [entry for entry in self.entries if entry.line not in gone])
 

@@ -224,8 +224,12 @@ def _canonical(tokens: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 def _unrouted(tokens: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    while tokens[:1] == (b"@",) and b":" in tokens:
-        tokens = tokens[tokens.index(b":") + 1 :]
+    """Return what stands behind a route: ``@a,@b:user``."""
+    while tokens[:1] == (b"@",):
+        end = next((mark for mark in (b",", b":") if mark in tokens[2:-1]), None)
+        if end is None:
+            break
+        tokens = tokens[tokens.index(end, 2) + 1 :]
     return tokens
 
 

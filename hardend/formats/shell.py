@@ -152,7 +152,8 @@ def _passed(data: bytes, at: int) -> tuple[int, bool]:
         elif quote:
             quote = b"" if char == quote else quote
         elif char == b"#" and word_begins:
-            at = data.find(b"\n", at) if b"\n" in data[at:] else len(data)
+            end = data.find(b"\n", at)
+            at = len(data) if end < 0 else end
             continue
         elif char == b"\n":
             return at + 1, False

@@ -82,7 +82,8 @@ class Table:
         Raises KeyError for a line without an entry.
         """
         _require(lines, self.entries)
-        kept = [row for row in self.entries if row.line not in lines]
+        gone = set(lines)
+        kept = [row for row in self.entries if row.line not in gone]
         return self._edited(_without(self._lines, lines), [(row.key, row.value) for row in kept])
 
     def set_value(self, line: int, value: str) -> Table:
@@ -185,7 +186,8 @@ class WordList:
         Raises KeyError for a line without a word.
         """
         _require(lines, self.words)
-        kept = [word.text for word in self.words if word.line not in lines]
+        gone = set(lines)
+        kept = [word.text for word in self.words if word.line not in gone]
         return self._edited(_without(self._lines, lines), kept)
 
     def remove_word(self, line: int, word: str) -> WordList:
@@ -263,13 +265,15 @@ def _pieces(lines: list[bytes], size: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _require(lines: tuple[int, ...], entries: Sequence[Row | Word]) -> None:
+    known = {entry.line for entry in entries}
     for line in lines:
-        if all(entry.line != line for entry in entries):
+        if line not in known:
             raise KeyError(line)
 
 
 def _without(lines: list[bytes], numbers: tuple[int, ...]) -> list[bytes]:
-    return [line for number, line in enumerate(lines, start=1) if number not in numbers]
+    gone = set(numbers)
+    return [line for number, line in enumerate(lines, start=1) if number not in gone]
 
 
 def _with_last(lines: list[bytes], text: bytes) -> list[bytes]:

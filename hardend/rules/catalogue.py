@@ -21,6 +21,7 @@ from hardend.rules import (
     relay,
     relay_access,
     relay_blocklists,
+    relay_table,
     smrsh,
 )
 from hardend.rules.documents import CannotMendError, Documents, NotApplicableError, UnknownError
@@ -36,6 +37,7 @@ CATALOGUE: tuple[Rule, ...] = (
     *immutable.RULES,
     *relay.RULES,
     *relay_access.RULES,
+    *relay_table.RULES,
     *relay_blocklists.RULES,
     *exposure.RULES,
     *exposure_files.RULES,

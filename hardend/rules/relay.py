@@ -156,7 +156,7 @@ RULES = (
                 {MC: mc() + "LOCAL_RULESETS\nSLocal_check_rcpt\n"},
             ),
             Example(
-                "not built yet",
+                "not built yet: # is no comment in a .mc",
                 {CF: CLOSED, MC: "# FEATURE(`promiscuous_relay')dnl\n" + mc()},
                 {MC: "dnl # FEATURE(`promiscuous_relay')dnl\n" + mc()},
             ),

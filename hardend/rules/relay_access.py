@@ -15,27 +15,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 from hardend.formats.access import AccessEntry, Subject, access_entry, is_broader_than_network
-from hardend.formats.cf import Cf
 from hardend.formats.table import Table, WordList
 from hardend.model import MapSpec, printable
-from hardend.rules.documents import CannotMendError, Documents, NotApplicableError
-from hardend.rules.relay_changes import (
-    acceptance_fault,
-    called,
-    relaying_cf,
-    without_acceptances,
-)
-from hardend.rules.relay_features import Acceptance, features, local_acceptances
-from hardend.rules.relay_texts import (
-    ACCESS,
-    BLOCKLISTING,
-    CF,
-    CLOSED,
-    HEAD,
-    MC,
-    RCPT_OK,
-    mc,
-)
+from hardend.rules.documents import CannotMendError, Documents
+from hardend.rules.relay_features import features
+from hardend.rules.relay_texts import CF, CLOSED
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
 
 _RELAY = re.compile(rb"relay", re.IGNORECASE)
@@ -49,8 +33,6 @@ _TLDS = frozenset({
 })  # fmt: skip
 _COUNTRY = re.compile(r"[a-z]{2}|xn--[a-z0-9-]+")
 _UNDER_COUNTRY = re.compile(r"(?:ac|co|com|edu|go|gob|gov|mil|ne|net|nom|or|org|sch)\.[a-z]{2}")
-_BLOCKING = "blocklist_recipients"
-_OLD_NAME = "blacklist_recipients"
 _MOST = 1000  # faults that anybody reads, and entries that are taken out one by one
 
 
@@ -108,9 +90,10 @@ def _mend_entries(documents: Documents) -> Documents:
         wide = [word for word, reach in found if reach and reach.wide]
         _demand_few(path, wide)
         # From the end: a line that goes moves those behind it. A word goes once, however often it is there.
+        kept = words
         for line, text in dict.fromkeys((word.line, word.text) for word in reversed(wide)):
-            words = words.remove_word(line, text)
-        documents = documents.with_content(path, words.render())
+            kept = kept.remove_word(line, text)
+        documents = documents.with_content(path, kept.render())
     return documents
 
 
@@ -129,7 +112,7 @@ def _access(documents: Documents) -> Table:
     path = documents.layout.access
     is_there = documents.is_there(path) or path in documents.unreadable
     data = documents.read(path) if is_there else b""
-    spec = _map_of(documents)
+    spec = access_map(documents)
     return Table(data if _RELAY.search(data) else b"", path, spec.flags if spec else ())
 
 
@@ -137,7 +120,9 @@ def _relay_domains(documents: Documents) -> Iterator[tuple[str, WordList]]:
     patterns = {item.path: item.pattern for item in documents.cf().class_files() if item.name == "R"}
     for path in documents.layout.relay_domains:
         if documents.is_there(path) or path in documents.unreadable:
-            yield path, WordList(documents.read(path), path, patterns.get(path, "%s"))
+            # A link may lead from the name in the .cf to this one: all have the pattern of the last then.
+            pattern = patterns.get(path) or next(reversed(patterns.values()), "%s")
+            yield path, WordList(documents.read(path), path, pattern)
 
 
 def _wide_entries(table: Table, *, exact: bool) -> Iterator[tuple[int, str, _Reach]]:
@@ -200,126 +185,13 @@ def _everybody() -> _Reach:
     return _Reach(what, "remove it, and name the hosts or networks that you mean")
 
 
-# The table itself ---------------------------------------------------------------------------------
-
-
-def _judge_table(documents: Documents) -> Iterator[Fault]:
-    path = documents.layout.cf
-    known = features(relaying_cf(documents))
-    for acceptance in local_acceptances(documents.cf(), "Local_check_relay"):
-        what = "every client: neither access nor a blocklist is asked about it"
-        yield acceptance_fault(documents, acceptance, what)
-    if "access_db" not in known:
-        remedy = (
-            "write /etc/mail/access, build it with makemap hash, and only then call FEATURE(`access_db'): "
-            "without its database Sendmail answers 451 to everybody"
-        )
-        what = "no access table: nobody can be rejected, or relayed for, by name or network"
-        yield Fault(path, 0, what, remedy, mendable=False)
-    elif _BLOCKING not in known:
-        what = f"no {_BLOCKING}: REJECT of a recipient in access has no effect"
-        yield Fault(path, known["access_db"], what, _remedy(documents), mendable=_can_add(documents))
-    old = called(documents, _OLD_NAME)
-    if old is not None:
-        what = f"FEATURE(`{_OLD_NAME}') is an old name"
-        remedy = f"call it {_BLOCKING}: m4 warns since 8.16.1"
-        yield Fault(documents.sources[path], old.line, what, remedy, advice=True, mendable=False)
-
-
-def _mend_table(documents: Documents) -> Documents:
-    path = documents.layout.cf
-    known = features(relaying_cf(documents))
-    documents = without_acceptances(documents, _client_acceptances)
-    if "access_db" not in known or _BLOCKING in known:
-        return documents
-    source = documents.mc_of(path)
-    if source is not None and _can_add(documents):
-        return documents.with_content(source[0], source[1].add_feature(_BLOCKING).render())
-    if path in documents.stale:
-        return documents
-    raise CannotMendError(_remedy(documents))
-
-
-def _client_acceptances(cf: Cf) -> list[Acceptance]:
-    return local_acceptances(cf, "Local_check_relay")
-
-
-def _can_add(documents: Documents) -> bool:
-    has_mc = documents.mc_of(documents.layout.cf) is not None
-    return has_mc and not any(called(documents, name) for name in (_BLOCKING, _OLD_NAME))
-
-
-def _remedy(documents: Documents) -> str:
-    path = documents.layout.cf
-    mc_path = documents.sources.get(path, "")
-    if not mc_path:
-        return f"{path} has no .mc: build a new one from a .mc with FEATURE(`{_BLOCKING}')"
-    call = called(documents, _BLOCKING) or called(documents, _OLD_NAME)
-    if call is not None:
-        return f"build {path} again; {mc_path}:{call.line} must stand behind FEATURE(`access_db')"
-    return f"add FEATURE(`{_BLOCKING}') to {mc_path}, behind FEATURE(`access_db')"
-
-
-# Its database -------------------------------------------------------------------------------------
-
-
-def _judge_map(documents: Documents) -> Iterator[Fault]:
-    spec = _map_of(documents)
-    if spec is None or not documents.is_there(spec.source):
-        raise NotApplicableError("this host has no access table")
-    why = documents.stale_maps.get(spec.database, "")
-    source, database = documents.attributes.get(spec.source), documents.attributes.get(spec.database)
-    if not why and database is None and spec.database not in documents.unreadable:
-        why = "it is missing: Sendmail answers 451 to everybody"
-    elif not why and source and database and database.mtime_ns < source.mtime_ns:
-        why = f"it is older than {spec.source}: what was changed there is not in force"
-    if why:
-        remedy = f"hardend approve {spec.source}, or makemap {spec.map_class} {spec.database} < {spec.source}"
-        yield Fault(spec.database, 0, why, remedy, mendable=False)
-
-
-def _map_of(documents: Documents) -> MapSpec | None:
+def access_map(documents: Documents) -> MapSpec | None:
+    """Return how the access table is built; None on a host without one."""
     found = (spec for spec in documents.layout.maps if spec.source == documents.layout.access)
     return next(found, None) if documents.layout.access else None
 
 
-_CLOSED_WITH_ACCESS = CLOSED.replace(HEAD, HEAD + ACCESS)
-_BLOCKING_CF = _CLOSED_WITH_ACCESS.replace(RCPT_OK, RCPT_OK + BLOCKLISTING)
-
 RULES = (
-    Rule(
-        id="relay-access-db",
-        title="The access table is asked, about recipients too",
-        section=Section.RELAYING,
-        severity=Severity.LOW,
-        fix=Fix.ASK,
-        rationale=(
-            "FEATURE(`access_db') is how a host, a network or a sender is rejected or relayed for by name, "
-            "more precisely than relay-domains can. FEATURE(`blocklist_recipients') lets it reject mail to "
-            "one of your own users as well; the guide knows it as blacklist_recipients, which has nothing "
-            "to do with relaying. Neither does anything before the table says something. A rule of "
-            "Local_check_relay that accepts every client makes the table, and every blocklist, pointless."
-        ),
-        judge=_judge_table,
-        mend=_mend_table,
-        references=("guide 8", "cf/README, access_db and blocklist_recipients"),
-        examples=(
-            Example(
-                "Debian has the one and not the other",
-                {CF: _CLOSED_WITH_ACCESS, MC: mc("FEATURE(`access_db', , `skip')")},
-                {MC: mc("FEATURE(`access_db', , `skip')", "FEATURE(`blocklist_recipients')")},
-            ),
-            Example(
-                "a rule by hand that accepts every client",
-                {CF: _BLOCKING_CF + "SLocal_check_relay\nR$* $| $*\t$# OK\n"},
-                {CF: _BLOCKING_CF + "SLocal_check_relay\n"},
-            ),
-            Example(
-                "both, by the old name: advice",
-                {CF: _BLOCKING_CF, MC: mc("FEATURE(`access_db')", "FEATURE(`blacklist_recipients')")},
-            ),
-        ),
-    ),
     Rule(
         id="relay-entries",
         title="No entry relays for more than a host, a network or a domain of yours",
@@ -371,28 +243,6 @@ RULES = (
                     "/etc/mail/relay-domains": "uk\n",
                 },
             ),
-        ),
-    ),
-    Rule(
-        id="relay-map-stale",
-        title="The database of access says what access says",
-        section=Section.RELAYING,
-        severity=Severity.MEDIUM,
-        fix=Fix.NEVER,
-        rationale=(
-            "Sendmail reads access.db, never access: an entry that is not built yet rejects nobody, and one "
-            "that was taken out still relays. Where the database is missing, Sendmail answers 451 to "
-            "everybody. hardend builds it by itself when access is approved; nothing is to be edited."
-        ),
-        judge=_judge_map,
-        references=("guide 8", "makemap(8)"),
-        examples=(
-            Example(
-                "it was never built",
-                {"/etc/mail/access": "Connect:192.0.2\tREJECT\n"},
-                {"/etc/mail/access.db": ""},
-            ),
-            Example("it is there", {"/etc/mail/access": "", "/etc/mail/access.db": ""}),
         ),
     ),
 )

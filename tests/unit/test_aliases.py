@@ -72,14 +72,16 @@ def test_a_removed_entry_takes_its_continuations_and_changes_no_other(data: byte
 @given(DOCUMENTS)
 def test_a_removed_target_changes_nothing_else(data: bytes) -> None:
     aliases = Aliases(data)
+    faulty = {line for line, _ in aliases.faults()}
     for entry in aliases.entries:
         for text in {target.text for target in entry.targets}:
             kept = tuple(target for target in entry.targets if target.text != text)
             try:
                 edited = aliases.remove_target(entry.line, text)
             except FormatError:
-                # Only a backslash at the end of what stays: with the line end it would continue.
-                assert "\\" in "".join(target.text for target in kept)
+                # A backslash at the end of what stays would continue the line; a quote that begins
+                # in the name goes over the targets.
+                assert "\\" in "".join(target.text for target in kept) or entry.line in faulty
                 continue
             assert meaning(edited) == [
                 (each.key, kept if each is entry else each.targets)

@@ -25,12 +25,14 @@ MAX_LINES = 400
 RANKS = (
     {"errors", "model"},
     {"formats", "kernel", "command", "settings", "textdiff"},
-    {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs"}
-    | {"journal", "state", "control"},
+    {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs", "sandbox"}
+    | {"journal", "state", "control", "smtp_dialogue"},
     {"classes", "baseline", "observe", "maps", "events", "own_files", "pause", "rules"},
-    {"reconcile", "aside", "mta", "gate", "ratchet", "survey"},
-    {"capture", "findings", "table", "mta_memory"},
-    {"inspection", "propose", "spares", "watch", "mountwatch", "parties", "pending"},
+    {"reconcile", "aside", "mta", "gate", "outcome", "ratchet", "survey"}
+    | {"affected", "m4_files"},
+    {"capture", "findings", "mcbuild", "table", "mta_memory"}
+    | {"ordinary_user", "relay_probe", "smtp_outcome"},
+    {"inspection", "plan", "propose", "spares", "verify", "watch", "mountwatch", "parties", "pending"},
     {"restore", "standing", "strangers", "succession", "examine"},
     {"directory"},
     {"enforcer"},
@@ -38,7 +40,7 @@ RANKS = (
     {"offer"},
     {"map_pass", "mta_pass"},
     {"rebuild", "collect", "report", "guard_verbs"},
-    {"guard"},
+    {"guard", "harden"},
     {"demo_guard", "demo_kept", "demo_packages", "demo_scratch"},
     {"demo_drifts", "demo_host"},
     {"demo"},
