@@ -15,7 +15,7 @@ from hardend.errors import HardendError
 from hardend.formats.aliases import Kind, include_targets
 from hardend.kernel.tree import Tree
 from hardend.model import Host, printable
-from hardend.rules.deliveries import deliveries, place_of
+from hardend.rules.deliveries import deliveries
 from hardend.rules.documents import Documents, NotApplicableError, UnknownError
 from hardend.rules.programs import allowed_names, commands_of, refused_characters
 
@@ -38,37 +38,31 @@ class Use:
 
 def uses(host: Host, documents: Documents) -> list[Use]:
     """Return every command that mail of this host is known to run; what cannot be read is passed over."""
-    after = _Allowed(documents)
-    found = [*_of_aliases(documents), *_of_forwards(host, documents), *_of_log(host)]
-    return [Use(use.where, use.command, after.objection(use.command)) for use in found]
+    tree = Tree(host)
+    allowed = allowed_names(documents)
+    directory = documents.layout.smrsh_dir or "the directory of smrsh"
+    found = [*_of_aliases(documents), *_of_forwards(tree), *_of_log(tree)]
+    return [Use(use.where, use.command, _objection(use.command, allowed, directory)) for use in found]
 
 
-@dataclass(slots=True)
-class _Allowed:
-    documents: Documents
-
-    def objection(self, command: str) -> str:
-        """Return why smrsh, with the directory as the documents have it, would not run a command."""
-        if characters := refused_characters(command):
-            return f"smrsh refuses {characters}"
-        allowed = allowed_names(self.documents)
-        missing = [name for name in commands_of(command) if name.rpartition("/")[2] not in allowed]
-        where = self.documents.layout.smrsh_dir or "the directory of smrsh"
-        return f"{', '.join(missing)}: not in {where}" if missing else ""
+def _objection(command: str, allowed: frozenset[str], directory: str) -> str:
+    """Return why smrsh, with its directory as it may be, would not run a command."""
+    if characters := refused_characters(command):
+        return f"smrsh refuses {characters}"
+    missing = [name for name in commands_of(command) if name.rpartition("/")[2] not in allowed]
+    return f"{', '.join(missing)}: not in {directory}" if missing else ""
 
 
 def _of_aliases(documents: Documents) -> Iterator[Use]:
     try:
         for delivery in deliveries(documents, Kind.PROGRAM):
-            place = f"{place_of(documents, delivery)}:{delivery.line}" if delivery.included else ""
-            where = place or f"{delivery.path}:{delivery.line}"
-            yield Use(f"{printable(where)} ({printable(delivery.alias)})", delivery.target.command)
+            where = f"{printable(delivery.path)}:{delivery.line} ({printable(delivery.alias)})"
+            yield Use(where, delivery.target.command)
     except (NotApplicableError, UnknownError):
         return
 
 
-def _of_forwards(host: Host, documents: Documents) -> Iterator[Use]:
-    tree = Tree(host)
+def _of_forwards(tree: Tree) -> Iterator[Use]:
     for home in list(_homes(tree))[:_MOST_HOMES]:
         path = f"{home.rstrip('/')}/.forward"
         try:
@@ -78,20 +72,14 @@ def _of_forwards(host: Host, documents: Documents) -> Iterator[Use]:
         for line, target in include_targets(data):
             if target.kind is Kind.PROGRAM:
                 yield Use(f"{printable(path)}:{line}", target.command)
-    del documents
 
 
 def _homes(tree: Tree) -> Iterator[str]:
-    seen = set()
-    for line in tree.contents("/etc/passwd").decode("utf-8", "surrogateescape").split("\n"):
-        fields = line.split(":")
-        if len(fields) > 5 and fields[5].startswith("/") and fields[5] not in seen:  # noqa: PLR2004
-            seen.add(fields[5])
-            yield fields[5]
+    homes = (fields[5] for fields in tree.records("/etc/passwd") if len(fields) > 5)  # noqa: PLR2004
+    return iter(dict.fromkeys(home for home in homes if home.startswith("/")))
 
 
-def _of_log(host: Host) -> Iterator[Use]:
-    tree = Tree(host)
+def _of_log(tree: Tree) -> Iterator[Use]:
     for path in _LOGS:
         data = tree.contents(path)
         counted = Counter(found[1].strip(b'"') for found in _DELIVERED.finditer(data))

@@ -137,7 +137,7 @@ def commit_and_apply(
         outcome = apply(host, settings)
     except (RefusedError, StoreError) as error:
         if before is not None:
-            back = Proposal(dict(before.entries), before.layout, before.sendmail)
+            back = Proposal.of(before)
             commit(host, back, reason=f"generation {generation.number} refused: {error}")
             apply(host, settings)
         raise

@@ -100,8 +100,7 @@ class _Run:
         store = self._proposer.store
         if not store.has_baseline():
             return self._proposer.whole_host()
-        current = store.current()
-        return Proposal(dict(current.entries), current.layout, current.sendmail)
+        return Proposal.of(store.current())
 
     def _change(self, proposal: Proposal) -> None:
         """Put the plan into a proposal; what hardend does not hold is left for the administrator."""

@@ -192,9 +192,8 @@ class MapPass:
         self, generation: Generation, changed: Mapping[str, Entry], author: str, reason: str
     ) -> Generation:
         """Make the next generation and bring the host to it; a refusal leaves things as they are."""
-        proposal = Proposal(
-            {**generation.entries, **changed}, generation.layout, generation.sendmail
-        )
+        proposal = Proposal.of(generation)
+        proposal.entries.update(changed)
         try:
             made, outcome = commit.commit_and_apply(
                 self._means.host, self._means.settings, proposal, reason=reason, author=author

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from hardend import classes, layout, maps
 from hardend.baseline.manifest import Generation
@@ -27,6 +28,11 @@ class Proposal:
     layout: str
     sendmail: str = ""
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, generation: Generation) -> Self:
+        """Return the proposal to have a generation's content (again), to be changed or committed as it is."""
+        return cls(dict(generation.entries), generation.layout, generation.sendmail)
 
 
 class Proposer:

@@ -79,6 +79,6 @@ def refusals(
     except StoreError:
         return []  # a parent that cannot be read is no measure
     return [
-        f"{fault.path}{f':{fault.line}' if fault.line else ''}: {rule.id}: {fault.message}"
+        f"{fault.place}: {rule.id}: {fault.message}"
         for rule, fault in worse(before, after, waived)
     ]

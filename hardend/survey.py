@@ -190,8 +190,7 @@ class _Reading:
     def numbers(self, path: str) -> dict[str, int]:
         """Return name -> id of /etc/passwd or /etc/group (passwd(5)); lines that are none are passed over."""
         found: dict[str, int] = {}
-        for line in self.tree.contents(path).decode("utf-8", "surrogateescape").split("\n"):
-            fields = line.split(":")
+        for fields in self.tree.records(path):
             if len(fields) > 2 and fields[2].isascii() and fields[2].isdigit():  # noqa: PLR2004
                 found.setdefault(fields[0], int(fields[2]))
         return found

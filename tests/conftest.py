@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,11 @@ def _no_host() -> str:
     return f"needs {', '.join(missing)}" if missing else ""
 
 
-_NEEDS = {"root": _not_root, "host": _no_host}
+def _without(program: str) -> Callable[[], str]:
+    return lambda: "" if shutil.which(program) else f"needs {program}"
+
+
+_NEEDS = {"root": _not_root, "host": _no_host, "m4": _without("m4"), "openssl": _without("openssl")}
 _skipped: dict[str, int] = {}
 
 

@@ -173,7 +173,7 @@ def _rollback(args: argparse.Namespace) -> int:
     commit.require_root()
     store = Store(host)
     old = store.generation(args.number)
-    proposal = propose.Proposal(dict(old.entries), old.layout, old.sendmail)
+    proposal = propose.Proposal.of(old)
     generation, outcome = commit.commit_and_apply(
         host, config.load(host), proposal, reason=f"rollback to {args.number}: {args.reason}"
     )

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from hardend import affected, commit, config, harden, layout, maps, plan, survey
 from hardend.cli.audit import chosen
@@ -57,7 +58,7 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.set_defaults(run=_harden)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Case:
     """The host as it is, and what is to be asked about it."""
 
@@ -67,6 +68,11 @@ class _Case:
     tools: maps.Tools
     live: Documents
     documents: Documents
+
+    @cached_property
+    def uses(self) -> list[affected.Use]:
+        """What mail is known to run: every home and the mail log are read for it, once."""
+        return affected.uses(self.host, self.documents)
 
     def failing(self, rules: Iterable[Rule]) -> list[Judgement]:
         waived = {waiver.rule for waiver in self.settings.waivers}
@@ -145,7 +151,7 @@ def _wanted(
 def _print_question(case: _Case, item: Judgement) -> None:
     print(f"\n{item.rule.id}: {item.rule.title}")
     for fault in item.failures[:_SHOWN]:
-        print(_wrapped(f"{printable(fault.path)}{f':{fault.line}' if fault.line else ''}: {fault.message}"))
+        print(_wrapped(f"{fault.place}: {fault.message}"))
     for line in _hit(case, item.rule):
         print(_wrapped(line))
 
@@ -154,7 +160,7 @@ def _hit(case: _Case, rule: Rule) -> list[str]:
     """Return who would be hit, one line each."""
     if rule.id not in affected.STOP_PROGRAMS:
         return []
-    uses = affected.uses(case.host, case.documents)
+    uses = case.uses
     stopped = [use for use in uses if use.why]
     lines = [f"would stop: {use.where}: {printable(use.command)} ({use.why})" for use in stopped[:_SHOWN]]
     if len(stopped) > _SHOWN:
@@ -196,8 +202,7 @@ def _print_rest(
         print(_wrapped(f"{rule_id} cannot be mended from here: {why}"))
     for item in made.open:
         for fault in item.failures[:_SHOWN]:
-            place = f"{printable(fault.path)}{f':{fault.line}' if fault.line else ''}"
-            print(_wrapped(f"{item.rule.id} still fails: {place}: {fault.message}; {fault.remedy}"))
+            print(_wrapped(f"{item.rule.id} still fails: {fault.place}: {fault.message}; {fault.remedy}"))
 
 
 def _told(result: Result, made: Plan, *, as_json: bool) -> int:

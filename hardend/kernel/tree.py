@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hardend.errors import FileError
@@ -109,6 +109,11 @@ class Tree:
             return self.read(path)
         except FileError:
             return b""
+
+    def records(self, path: str) -> Iterator[list[str]]:
+        """Yield the fields of each line of a file such as passwd(5) or group(5), none where it is missing."""
+        for line in self.contents(path).decode("utf-8", "surrogateescape").split("\n"):
+            yield line.split(":")
 
     def names(self, path: str) -> list[str]:
         """Return the sorted names in a directory, links resolved. Raises FileError."""

@@ -23,17 +23,16 @@ _GOAWAY = frozenset(
 
 def effective_flags(cf: Cf) -> frozenset[str]:
     """Return the flags in force: goaway as what it stands for."""
-    flags = {flag.text for flag in cf.privacy_flags()}
-    return frozenset(flags | (_GOAWAY if "goaway" in flags else frozenset()))
+    return _spelled_out(flag.text for flag in cf.privacy_flags())
 
 
 def faults(documents: Documents, cf: str, wanted: Iterable[str], why: str) -> Iterator[Fault]:
     """Yield a fault for each flag that a .cf lacks; ``why`` says what that allows."""
-    present = effective_flags(documents.cf(cf))
-    lacking = [flag for flag in wanted if flag not in present]
+    document = documents.cf(cf)
+    lacking = _lacking(wanted, effective_flags(document))
     if not lacking:
         return
-    values = documents.cf(cf).options(PRIVACY.name)
+    values = document.options(PRIVACY.name)
     path, line = place_of(documents, cf, PRIVACY)
     where = f"{path}:{line}" if line else path
     remedy = f"add {', '.join(lacking)} to {PRIVACY.macro if path != cf else PRIVACY.name} in {where}"
@@ -44,8 +43,7 @@ def faults(documents: Documents, cf: str, wanted: Iterable[str], why: str) -> It
 def with_flags(documents: Documents, cf: str, wanted: Iterable[str]) -> Documents:
     """Return the documents with flags added to what a .cf has; the same where none is lacking."""
     document = documents.cf(cf)
-    present = effective_flags(document)
-    lacking = [flag for flag in wanted if flag not in present]
+    lacking = _lacking(wanted, effective_flags(document))
     if not lacking:
         return documents
     base = defined(documents, cf, PRIVACY)
@@ -55,13 +53,21 @@ def with_flags(documents: Documents, cf: str, wanted: Iterable[str]) -> Document
         is_mc = documents.mc_of(cf) is not None
         base = ",".join(value.text for value in (values if is_mc else values[-1:]))
     there = _words(base)
-    known = set(there) | (_GOAWAY if "goaway" in there else frozenset())
     # "public" is the flag of no flags: beside others it is only confusing.
     kept = [word for word in there if word != "public"]
-    added = [flag for flag in lacking if flag not in known]
+    added = _lacking(lacking, _spelled_out(there))
     if not added:
         return documents
     return set_option(documents, cf, PRIVACY, ",".join([*dict.fromkeys(kept), *added]))
+
+
+def _spelled_out(flags: Iterable[str]) -> frozenset[str]:
+    found = frozenset(flags)
+    return found | _GOAWAY if "goaway" in found else found
+
+
+def _lacking(wanted: Iterable[str], present: frozenset[str]) -> list[str]:
+    return [flag for flag in wanted if flag not in present]
 
 
 def _words(text: str) -> list[str]:

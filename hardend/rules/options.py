@@ -75,14 +75,6 @@ def with_option(cf: Cf, name: str, value: str) -> Cf:
     return cf.replace(line.number, before + text + end)
 
 
-def without_option(cf: Cf, name: str) -> Cf:
-    """Return the .cf with every line of an option made a comment."""
-    for value in cf.options(name):
-        raw = next(line.raw for line in cf.lines if line.number == value.line)
-        cf = cf.replace(value.line, re.sub(rb"(?m)^(?=.)", b"#", raw))
-    return cf
-
-
 def _valued(cf: Cf, value: Value, new: str) -> bytes:
     raw = next(line.raw for line in cf.lines if line.number == value.line)
     before = _BEFORE_VALUE.match(raw)

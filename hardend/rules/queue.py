@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from hardend.rules.documents import Documents, NotApplicableError, UnknownError
 from hardend.rules.flags import faults, with_flags
-from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
+from hardend.rules.rule import Example, Fault, Fix, Judge, Mend, Rule, Section, Severity
 
 _VIEW = ("restrictmailq",)
 _RUN = ("restrictqrun",)
@@ -18,36 +18,18 @@ _OTHERS = 0o007
 _GROUP_WRITE = 0o020
 
 
-def _judge_view(documents: Documents) -> Iterator[Fault]:
-    return faults(documents, documents.layout.cf, _VIEW, _MAY_VIEW)
+def _judged(path_of: Callable[[Documents], str], flags: Sequence[str], why: str) -> Judge:
+    """Return the judgement whether a .cf has flags."""
+    return lambda documents: faults(documents, path_of(documents), flags, why)
 
 
-def _mend_view(documents: Documents) -> Documents:
-    return with_flags(documents, documents.layout.cf, _VIEW)
+def _mended(path_of: Callable[[Documents], str], flags: Sequence[str]) -> Mend:
+    """Return the fix that gives a .cf flags."""
+    return lambda documents: with_flags(documents, path_of(documents), flags)
 
 
-def _judge_client_view(documents: Documents) -> Iterator[Fault]:
-    return faults(documents, _submit(documents), _VIEW, _MAY_VIEW)
-
-
-def _mend_client_view(documents: Documents) -> Documents:
-    return with_flags(documents, _submit(documents), _VIEW)
-
-
-def _judge_run(documents: Documents) -> Iterator[Fault]:
-    return faults(documents, documents.layout.cf, _RUN, _MAY_RUN)
-
-
-def _mend_run(documents: Documents) -> Documents:
-    return with_flags(documents, documents.layout.cf, _RUN)
-
-
-def _judge_client_run(documents: Documents) -> Iterator[Fault]:
-    return faults(documents, _submit(documents), _RUN, _MAY_RUN)
-
-
-def _mend_client_run(documents: Documents) -> Documents:
-    return with_flags(documents, _submit(documents), _RUN)
+def _main(documents: Documents) -> str:
+    return documents.layout.cf
 
 
 def _submit(documents: Documents) -> str:
@@ -111,8 +93,8 @@ RULES = (
             "mailq shows every user who writes to whom. With restrictmailq the group of the queue "
             "directory decides; the answer to others is polite and exits 0."
         ),
-        judge=_judge_view,
-        mend=_mend_view,
+        judge=_judged(_main, _VIEW, _MAY_VIEW),
+        mend=_mended(_main, _VIEW),
         references=("guide 5", "op guide 5.6", "KISA U-32"),
         examples=(
             Example(
@@ -141,8 +123,8 @@ RULES = (
             "does not include restrictmailq. In submit.mc it must stand after FEATURE(`msp'), which "
             "sets the flags itself."
         ),
-        judge=_judge_client_view,
-        mend=_mend_client_view,
+        judge=_judged(_submit, _VIEW, _MAY_VIEW),
+        mend=_mended(_submit, _VIEW),
         references=("guide 5", "op guide 5.6"),
         examples=(
             Example(
@@ -192,8 +174,8 @@ RULES = (
         severity=Severity.MEDIUM,
         fix=Fix.AUTO,
         rationale="A user who runs the queue again and again slows mail and hastens its time-outs.",
-        judge=_judge_run,
-        mend=_mend_run,
+        judge=_judged(_main, _RUN, _MAY_RUN),
+        mend=_mended(_main, _RUN),
         references=("guide 6", "op guide 5.6", "KISA U-32"),
         examples=(
             Example(
@@ -210,8 +192,8 @@ RULES = (
         severity=Severity.MEDIUM,
         fix=Fix.AUTO,
         rationale="The same for the queue of the submission program, which reads submit.cf.",
-        judge=_judge_client_run,
-        mend=_mend_client_run,
+        judge=_judged(_submit, _RUN, _MAY_RUN),
+        mend=_mended(_submit, _RUN),
         references=("guide 6", "op guide 5.6"),
         examples=(
             Example(

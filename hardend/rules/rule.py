@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hardend.model import printable
 from hardend.rules.documents import Documents, Policy
 
 
@@ -71,6 +72,11 @@ class Fault:
     advice: bool = False
     mendable: bool = True
 
+    @property
+    def place(self) -> str:
+        """File and line, as a message shows them."""
+        return printable(self.path) + (f":{self.line}" if self.line else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -95,6 +101,10 @@ class Example:
         return not self.after and not any(" -> " in mode for mode in self.modes.values())
 
 
+Judge = Callable[[Documents], Iterable[Fault]]
+Mend = Callable[[Documents], Documents]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """One hardening requirement. ``id`` is ``subject-thing`` and is never renamed.
@@ -109,7 +119,7 @@ class Rule:
     severity: Severity
     fix: Fix
     rationale: str
-    judge: Callable[[Documents], Iterable[Fault]]
-    mend: Callable[[Documents], Documents] | None = None
+    judge: Judge
+    mend: Mend | None = None
     references: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()

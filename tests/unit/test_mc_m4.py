@@ -7,7 +7,6 @@ cf.m4 stands in as a handful of macros that do what its own do to the rest of th
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from hardend.formats.m4_edit import bare
 from hardend.formats.m4_names import BUILTINS, CF_MACROS
 from hardend.formats.mc import Mc
 
-pytestmark = pytest.mark.skipif(shutil.which("m4") is None, reason="needs m4")
+pytestmark = pytest.mark.m4
 
 NAMES = ("FEATURE", "MAILER", "OSTYPE", "DOMAIN", "define", "undefine", "pushdef", "popdef", "LOCAL_CONFIG")
 DEFINED = ("confA", "confB")

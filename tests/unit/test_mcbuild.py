@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -32,9 +31,7 @@ divert(-1)
 """
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(
-        shutil.which("m4") is None and not os.environ.get("HARDEND_REQUIRE"), reason="no m4 here"
-    ),
+    pytest.mark.m4,
 ]
 
 

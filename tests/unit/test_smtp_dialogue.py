@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -137,8 +136,6 @@ def test_whatever_a_server_says_there_is_a_result(said: list[bytes]) -> None:
 
 def certificate(directory: Path) -> ssl.SSLContext:
     """Make a certificate that nobody trusts."""
-    if not shutil.which("openssl"):
-        pytest.skip("there is no openssl to make a certificate with")
     files = [str(directory / name) for name in ("cert.pem", "key.pem")]
     subprocess.run(
         [
@@ -153,6 +150,7 @@ def certificate(directory: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.openssl
 def test_a_listener_that_speaks_tls_at_once_is_asked_in_tls(tmp_path: Path) -> None:
     with serving(answering(b"250 mail\r\n"), tls=certificate(tmp_path)) as server:
         dialogue = converse("127.0.0.1", server.port, [EHLO], within_s=10, tls=True)

@@ -59,7 +59,9 @@ def test_a_descriptor_for_reading_is_enough(syncer: Syncer, tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"x")
     opened = os.open(tmp_path / "file", os.O_RDONLY)
     syncer.sync(opened)
+    wait_for_all(syncer, opened)
     os.close(opened)
+    assert syncer.failures == 0
 
 
 def test_what_is_no_file_is_refused_at_once(syncer: Syncer) -> None:
