@@ -22,11 +22,13 @@ from hardend.layout import Tree
 from hardend.m4_files import M4Files, macros_of
 from hardend.maps import Tools, program_lines
 from hardend.model import Host, printable
-from hardend.sandbox import run_confined
+from hardend.sandbox import Limits, run_confined
 from hardend.textdiff import unified
 
 _M4 = "/usr/bin/m4"
 _TIMEOUT_S = 30.0  # a build takes a tenth of a second
+# A build takes 6 MiB and five processes. What a hostile one could have at most is the product.
+_LIMITS = Limits(memory=64 << 20, processes=12)
 _STDIN = "stdin"  # what m4 calls its standard input, which the .mc is
 _MOST_SHOWN = 5
 
@@ -82,9 +84,18 @@ def build_cf(mc_path: str, content: bytes, host: Host, tools: Tools) -> Build:
     first = [] if macros.included else [f"-D_CF_DIR_={macros.directory}/", f"{macros.directory}/m4/cf.m4"]
     argv = ["m4", *(_for_tree(host) if host.is_tree else ()), *first, "-"]
     timeout_s = min(_TIMEOUT_S, tools.timeout_s)
-    done = run_confined(
-        argv, timeout_s=timeout_s, stdin=content, directory=macros.start, readable=files.readable()
-    )
+    shown = files.readable()
+    try:
+        done = run_confined(
+            argv,
+            timeout_s=timeout_s,
+            stdin=content,
+            directory=macros.start,
+            readable=shown,
+            limits=_LIMITS,
+        )
+    except CommandError as error:
+        raise CommandError(f"{printable(mc_path)}: {error}", hint=error.hint) from error
     warnings = _judged(done, mc)
     _demand_configuration(done.output, mc_path)
     cf = done.output
@@ -103,6 +114,8 @@ def same_configuration(one: bytes, other: bytes) -> bool:
 
 def difference(one: bytes, other: bytes) -> str:
     """Return a unified diff of what same_configuration compares; "" when it is the same."""
+    if same_configuration(one, other):
+        return ""
     return "\n".join(unified("/sendmail.cf", _lasting(one), _lasting(other), mask=True))
 
 

@@ -10,18 +10,20 @@ relay-domains and makes an entry of access void; wildcards, CIDR and 0.0.0.0 mat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 from hardend.formats.access import AccessEntry, Subject, access_entry, is_broader_than_network
-from hardend.formats.table import Table, WordList
+from hardend.formats.table import Row, Table, WordList
 from hardend.model import MapSpec, printable
 from hardend.rules.documents import CannotMendError, Documents
 from hardend.rules.relay_features import features
 from hardend.rules.relay_texts import CF, CLOSED
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
 
+_LINE = re.compile(rb"[^\n]*\n|[^\n]+")
 _RELAY = re.compile(rb"relay", re.IGNORECASE)
 _EVERYBODY = frozenset({"0.0.0.0", "0.0.0.0/0", "0", "::/0", "ipv6:::/0", "*", "*.*"})  # noqa: S104 - looked for
 # One label that the world has names under: two letters, or one of these.
@@ -34,6 +36,7 @@ _TLDS = frozenset({
 _COUNTRY = re.compile(r"[a-z]{2}|xn--[a-z0-9-]+")
 _UNDER_COUNTRY = re.compile(r"(?:ac|co|com|edu|go|gob|gov|mil|ne|net|nom|or|org|sch)\.[a-z]{2}")
 _MOST = 1000  # faults that anybody reads, and entries that are taken out one by one
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def _judge_entries(documents: Documents) -> Iterator[Fault]:
 def _entry_faults(documents: Documents) -> Iterator[Fault]:
     exact = _takes_names_as_they_are(documents)
     path = documents.layout.access
-    for line, key, reach in _wide_entries(_access(documents), exact=exact):
+    for line, key, reach in _wide_entries(documents, exact=exact):
         what = f"{printable(key)} RELAY {reach.what}"
         yield Fault(path, line, what, reach.remedy, reach.advice, mendable=reach.wide)
     for path, words in _relay_domains(documents):
@@ -79,16 +82,16 @@ def _entry_faults(documents: Documents) -> Iterator[Fault]:
 
 def _mend_entries(documents: Documents) -> Documents:
     exact = _takes_names_as_they_are(documents)
-    table = _access(documents)
-    gone = [line for line, _, reach in _wide_entries(table, exact=exact) if reach.wide]
-    _demand_few(documents.layout.access, gone)
+    path = documents.layout.access
+    entries = (line for line, _, reach in _wide_entries(documents, exact=exact) if reach.wide)
+    gone = _few(path, entries)
     if gone:
-        documents = documents.with_content(documents.layout.access, table.remove(*gone).render())
+        lines = enumerate(_LINE.findall(documents.read(path)), start=1)
+        documents = documents.with_content(path, b"".join(line for at, line in lines if at not in gone))
     for path, listed in _relay_domains(documents):
         words = listed
-        found = [(word, _of_word(word.text, exact=exact)) for word in words.words]
-        wide = [word for word, reach in found if reach and reach.wide]
-        _demand_few(path, wide)
+        found = ((word, _of_word(word.text, exact=exact)) for word in words.words)
+        wide = _few(path, (word for word, reach in found if reach and reach.wide))
         # From the end: a line that goes moves those behind it. A word goes once, however often it is there.
         kept = words
         for line, text in dict.fromkeys((word.line, word.text) for word in reversed(wide)):
@@ -97,9 +100,11 @@ def _mend_entries(documents: Documents) -> Documents:
     return documents
 
 
-def _demand_few(path: str, found: Sequence[object]) -> None:
-    if len(found) > _MOST:
+def _few(path: str, found: Iterable[_Found]) -> list[_Found]:
+    few = list(islice(found, _MOST + 1))
+    if len(few) > _MOST:
         raise CannotMendError(f"{path} has over {_MOST} entries that relay for strangers: write it anew")
+    return few
 
 
 def _takes_names_as_they_are(documents: Documents) -> bool:
@@ -107,13 +112,20 @@ def _takes_names_as_they_are(documents: Documents) -> bool:
     return "relay_hosts_only" in features(documents.cf())
 
 
-def _access(documents: Documents) -> Table:
-    """Return the access table; an empty one where it relays for nobody. Raises UnknownError."""
+def _relaying(documents: Documents) -> Iterator[tuple[int, Row]]:
+    """Yield the entries of access that may relay, with their lines. Raises UnknownError.
+
+    Only lines with the word are parsed: feeds fill the table with a million others.
+    """
     path = documents.layout.access
     is_there = documents.is_there(path) or path in documents.unreadable
     data = documents.read(path) if is_there else b""
     spec = access_map(documents)
-    return Table(data if _RELAY.search(data) else b"", path, spec.flags if spec else ())
+    lines = data.split(b"\n") if _RELAY.search(data) else []
+    for number, line in enumerate(lines, start=1):
+        if _RELAY.search(line):
+            for row in Table(line + b"\n", path, spec.flags if spec else ()).entries:
+                yield number, row
 
 
 def _relay_domains(documents: Documents) -> Iterator[tuple[str, WordList]]:
@@ -125,12 +137,12 @@ def _relay_domains(documents: Documents) -> Iterator[tuple[str, WordList]]:
             yield path, WordList(documents.read(path), path, pattern)
 
 
-def _wide_entries(table: Table, *, exact: bool) -> Iterator[tuple[int, str, _Reach]]:
-    for row in table.entries:
+def _wide_entries(documents: Documents, *, exact: bool) -> Iterator[tuple[int, str, _Reach]]:
+    for line, row in _relaying(documents):
         entry = access_entry(row.key, row.value)
         reach = _of_entry(entry, exact=exact) if entry.relays else None
         if reach:
-            yield row.line, row.key, reach
+            yield line, row.key, reach
 
 
 def _of_entry(entry: AccessEntry, *, exact: bool) -> _Reach | None:

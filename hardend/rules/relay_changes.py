@@ -7,13 +7,14 @@ Without a .mc the .cf itself is changed, but only where its lines are m4's own (
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from hardend.formats.cf import Cf
 from hardend.formats.mc import Named
 from hardend.rules.documents import CannotMendError, Documents, NotApplicableError
 from hardend.rules.relay_features import Acceptance, features, has_rulesets
-from hardend.rules.relay_mend import without_feature, without_line
+from hardend.rules.relay_mend import without_feature, without_lines
 from hardend.rules.rule import Fault
 
 _NOT_CALLED = (
@@ -28,6 +29,7 @@ _NOT_INSERTED = (
     "{cf} has no .mc, and the rules that it lacks depend on every other FEATURE: write a .mc for this host "
     "without {name}, build a new one, and compare the two"
 )
+_PHYSICAL = re.compile(rb"[^\n]*\n|[^\n]+")
 # These take rules away: nothing is there that could be removed.
 _LACKING = frozenset({"promiscuous_relay", "accept_unqualified_senders"})
 
@@ -112,24 +114,21 @@ def acceptance_fault(documents: Documents, acceptance: Acceptance, what: str) ->
     )
 
 
-def without_acceptances(documents: Documents, found: Callable[[Cf], list[Acceptance]]) -> Documents:
+def without_acceptances(documents: Documents, found: Iterable[Acceptance]) -> Documents:
     """Return the documents without the rules that accept everything, also those behind others.
 
     Raises CannotMendError when there are some and none can be taken out.
     """
-    while True:
-        before = documents
-        refused: list[int] = []
-        # From the end: what is removed moves the lines behind it.
-        for acceptance in sorted(found(documents.cf()), key=lambda item: -item.line):
-            changed = _without_acceptance(documents, acceptance) if acceptance.sure else documents
-            refused += [] if changed else [acceptance.line]
-            documents = changed or documents
-        if refused and documents is before:
-            where = f"the rule at {documents.layout.cf}:{refused[-1]}"
-            raise CannotMendError(f"{where} is not in the .mc word for word: remove it where it comes from")
-        if documents is before or documents.layout.cf in documents.stale:
-            return documents
+    before, refused = documents, 0
+    # From the end: what is removed moves the lines behind it.
+    for acceptance in sorted(found, key=lambda item: -item.line):
+        changed = _without_acceptance(documents, acceptance) if acceptance.sure else documents
+        refused = refused if changed else acceptance.line
+        documents = changed or documents
+    if refused and documents is before:
+        where = f"the rule at {documents.layout.cf}:{refused}"
+        raise CannotMendError(f"{where} is not in the .mc word for word: remove it where it comes from")
+    return documents
 
 
 def without_both(
@@ -143,7 +142,7 @@ def without_both(
     refused: list[str] = []
     before = documents
     steps: tuple[Callable[[Documents], Documents], ...] = (
-        lambda given: without_acceptances(given, found),
+        lambda given: without_acceptances(given, found(given.cf())),
         lambda given: without_features(given, wanted),
     )
     for step in steps:
@@ -159,19 +158,21 @@ def without_both(
 def _without_acceptance(documents: Documents, acceptance: Acceptance) -> Documents | None:
     """Return the documents without a rule that accepts everything; None where it cannot be found.
 
-    In a .mc it must stand word for word as in the .cf, once. A .mc that was changed and not built yet
-    is taken to be free of it when it is not there any more.
+    In a .mc it must stand word for word as in the .cf, and as often. A .mc that was changed and not
+    built yet is taken to be free of it when it is not there any more.
     """
     path = documents.layout.cf
     cf = documents.cf()
     source = documents.mc_of(path)
     if source is None:
-        return documents.with_content(path, without_line(cf, acceptance.line).render())
-    raw = next(line.raw for line in cf.lines if line.number == acceptance.line)
-    mc, text = source[0], source[1].render()
-    found = list(re.finditer(rb"(?m)^" + re.escape(raw.rstrip(b"\r\n")) + rb"[ \t]*(?:\r?\n|\Z)", text))
-    if len(found) == 1:
-        return documents.with_content(mc, text[: found[0].start()] + text[found[0].end() :])
+        return documents.with_content(path, without_lines(cf, acceptance.lines).render())
+    lines = set(acceptance.lines)
+    wanted = Counter(line.raw.rstrip() for line in cf.lines if line.number in lines)
+    document = _PHYSICAL.findall(source[1].render())
+    found = Counter(line.rstrip() for line in document if line.rstrip() in wanted)
+    if found == wanted:
+        kept = b"".join(line for line in document if line.rstrip() not in wanted)
+        return documents.with_content(source[0], kept)
     return documents if not found and path in documents.stale else None
 
 

@@ -9,8 +9,10 @@ with any map, any text of the denial, and in rulesets that were edited by hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from hardend.formats.cf import Cf
 from hardend.formats.cf_rulesets import RewriteRule, Ruleset, rulesets
@@ -45,11 +47,19 @@ class Blocklist:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """A rule that accepts everything that reaches it; ``sure`` when everything does reach it."""
+    """A rule that accepts everything that reaches it; ``sure`` when everything does reach it.
+
+    ``lines`` are its own and those of the rules behind it in the same ruleset that would do the same.
+    """
 
     ruleset: str
-    line: int
+    lines: tuple[int, ...]
     sure: bool
+
+    @property
+    def line(self) -> int:
+        """The line of the rule that decides."""
+        return self.lines[0]
 
 
 def has_rulesets(cf: Cf) -> bool:
@@ -57,7 +67,8 @@ def has_rulesets(cf: Cf) -> bool:
     return any(known.rules for known in rulesets(cf).values())
 
 
-def features(cf: Cf) -> dict[str, int]:
+@lru_cache(maxsize=4)
+def features(cf: Cf) -> Mapping[str, int]:
     """Return the FEATUREs of a .cf, each with the line that shows it, 0 where a whole ruleset lacks.
 
     Names are those of cf/README. ``relay_mail_from domain`` stands beside ``relay_mail_from`` where its
@@ -83,7 +94,7 @@ def features(cf: Cf) -> dict[str, int]:
         first = next(iter(lines), None)
         if first is not None:
             found.setdefault(name, first)
-    return found
+    return MappingProxyType(found)
 
 
 def relay_files(cf: Cf) -> list[str]:
@@ -212,14 +223,18 @@ def _line_of(cf: Cf, names: Iterable[str]) -> int:
 
 
 def _acceptance(known: Ruleset, accepts: Callable[[str], object]) -> Acceptance | None:
-    """Return the first rule that accepts all that reaches it.
+    """Return the rule that accepts all that reaches it.
 
-    It is not sure that all does where something was looked up before and a rule ended some cases.
+    It is not sure that all does where something was looked up before and a rule refused some cases.
     """
-    ended = looked_up = False
+    refused = looked_up = sure = False
+    lines: list[int] = []
     for rule in known.rules:
-        if _ANYTHING.fullmatch(rule.left) and accepts(rule.right):
-            return Acceptance(known.name, rule.line, sure=not (ended and looked_up))
-        ended = ended or rule.right.startswith(("$@", "$#"))
-        looked_up = looked_up or _LOOKUP.search(rule.right) is not None
-    return None
+        if accepts(rule.right):
+            if _ANYTHING.fullmatch(rule.left):
+                sure = sure or not (lines or (refused and looked_up))
+                lines.append(rule.line)
+        elif not lines:
+            refused = refused or rule.right.startswith(("$@", "$#"))
+            looked_up = looked_up or _LOOKUP.search(rule.right) is not None
+    return Acceptance(known.name, tuple(lines), sure) if lines else None

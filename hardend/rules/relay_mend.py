@@ -136,9 +136,10 @@ def without_blocklist(cf: Cf, zone: str) -> Cf | None:
     return cf
 
 
-def without_line(cf: Cf, number: int) -> Cf:
-    """Return the .cf without one logical line."""
-    return cf.replace(number, b"")
+def without_lines(cf: Cf, numbers: Iterable[int]) -> Cf:
+    """Return the .cf without these logical lines."""
+    gone = set(numbers)
+    return Cf(b"".join(line.raw for line in cf.lines if line.number not in gone))
 
 
 def _without_sender(cf: Cf) -> Cf | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hardend.formats.cf import Cf
 from hardend.rules.documents import CannotMendError, Documents, NotApplicableError
 from hardend.rules.relay_access import access_map
 from hardend.rules.relay_changes import acceptance_fault, called, relaying_cf, without_acceptances
-from hardend.rules.relay_features import Acceptance, features, local_acceptances
+from hardend.rules.relay_features import features, local_acceptances
 from hardend.rules.relay_texts import ACCESS, BLOCKLISTING, CF, CLOSED, HEAD, MC, RCPT_OK, mc
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
 
@@ -46,7 +45,7 @@ def _judge_table(documents: Documents) -> Iterator[Fault]:
 def _mend_table(documents: Documents) -> Documents:
     path = documents.layout.cf
     known = features(relaying_cf(documents))
-    documents = without_acceptances(documents, _client_acceptances)
+    documents = without_acceptances(documents, local_acceptances(documents.cf(), "Local_check_relay"))
     if "access_db" not in known or _BLOCKING in known:
         return documents
     source = documents.mc_of(path)
@@ -55,10 +54,6 @@ def _mend_table(documents: Documents) -> Documents:
     if path in documents.stale:
         return documents
     raise CannotMendError(_remedy(documents))
-
-
-def _client_acceptances(cf: Cf) -> list[Acceptance]:
-    return local_acceptances(cf, "Local_check_relay")
 
 
 def _can_add(documents: Documents) -> bool:
@@ -91,7 +86,8 @@ def _judge_map(documents: Documents) -> Iterator[Fault]:
     elif not why and source and database and database.mtime_ns < source.mtime_ns:
         why = f"it is older than {spec.source}: what was changed there is not in force"
     if why:
-        remedy = f"hardend approve {spec.source}, or makemap {spec.map_class} {spec.database} < {spec.source}"
+        name = spec.database.removesuffix(".pag").removesuffix(".db")
+        remedy = f"hardend approve {spec.source}, or makemap {spec.map_class} {name} < {spec.source}"
         yield Fault(spec.database, 0, why, remedy, mendable=False)
 
 

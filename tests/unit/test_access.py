@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an entry of access says: the tables are what check_rcpt of sendmail -bt did with the entry."""
+"""What an entry of access says: for RELAY, what check_rcpt of sendmail -bt did with the entry."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def test_actions_are_told_apart(value: str, action: Action, argument: str) -> No
         ("IPv6:2001:db8:0:0:0:0:0:5", Subject.ADDRESS, "2001:db8::5/128"),
         ("ipv6:2001:db8::5", Subject.ADDRESS, "2001:db8::5/128"),
         ("IPv6:::1", Subject.ADDRESS, "::1/128"),
-        # None of these was ever found by check_rcpt.
+        # check_rcpt finds none of these for an address or a name that can be.
         ("203.0.113.", Subject.OTHER, ""),
         ("198.18.0.0/15", Subject.OTHER, ""),
         ("256.1", Subject.OTHER, ""),
-        ("1.2.3.4.5", Subject.DOMAIN, ""),
         ("IPv6:2001:0db8", Subject.OTHER, ""),
         (".a.example", Subject.OTHER, ""),
         ("example.", Subject.OTHER, ""),
         ("@a.example", Subject.OTHER, ""),
         ("example", Subject.TLD, ""),
         ("a.example", Subject.DOMAIN, ""),
+        ("1.2.3.4.5", Subject.DOMAIN, ""),  # no address, so a name
         ("localhost", Subject.HOST, ""),
         ("LOCALHOST.localdomain", Subject.HOST, ""),
         ("[10.0.0.1]", Subject.HOST, ""),

@@ -163,6 +163,12 @@ def test_a_local_rule_that_ends_all_other_checks_is_found_where_it_matters(rule:
     assert mended(rule, documents).content[CF].decode() == f"{CLOSED}SLocal_check_{ruleset}\n"
 
 
+def test_a_rule_that_accepts_the_rest_after_others_accepted_some_is_no_advice() -> None:
+    documents = documents_of({CF: CLOSED + "R$*\t$@ RELAY\t\tat the end of Relay_ok\n"})
+    assert [fault.line for fault in failures("relay-open", documents)] == [CLOSED.count("\n") + 1]
+    assert mended("relay-open", documents).content[CF].decode() == CLOSED
+
+
 @pytest.mark.parametrize("edit", [("Relay_ok", "R$*\t$@ RELAY"), ("Basic_check_rcpt", "R$*\t$@ OK")])
 def test_an_edit_of_the_rulesets_themselves_is_found(edit: tuple[str, str]) -> None:
     ruleset, rule = edit
@@ -217,6 +223,17 @@ def test_a_mc_that_was_mended_is_left_alone_until_it_is_built() -> None:
     once = mended("relay-open", documents)
     assert once.stale == {CF}
     assert mended("relay-open", once) is once
+
+
+def test_all_rules_that_accept_everything_go_at_once() -> None:
+    many = "SLocal_check_rcpt\n" + "R$*\t$# OK\nR$+\t$#RELAY\n" * 3
+    documents = documents_of({CF: CLOSED + many})
+    assert len(failures("relay-open", documents)) == 1
+    assert mended("relay-open", documents).content[CF].decode() == CLOSED + "SLocal_check_rcpt\n"
+    built = documents_of({CF: CLOSED + many, MC: mc() + "LOCAL_RULESETS\n" + many})
+    after = mended("relay-open", built)
+    assert after.content[MC].decode() == mc() + "LOCAL_RULESETS\nSLocal_check_rcpt\n"
+    assert mended("relay-open", after) is after
 
 
 def test_a_rule_by_hand_that_the_mc_has_twice_is_not_removed() -> None:
