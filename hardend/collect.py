@@ -32,6 +32,7 @@ ENTRIES_LISTED = 1000  # of a directory; the rest is counted as left out, not lo
 _DEPTH_LISTED = 32
 _XATTR_BYTES = 64 << 10
 _SETTLE_S = 10.0  # the guard writes a record microseconds after the rename, or never: died, full disk
+_PATIENCE_S = 10.0  # for a purge that is at work
 _LEASE_BREAK_S = 60.0  # proc(5), lease-break-time is 45 s; then the kernel takes the lease away
 _POLL_S = 0.5
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -68,7 +69,7 @@ def collect(host: Host, limits: Limits, *, patience_s: float = _LEASE_BREAK_S) -
     what fails for one object is in the summary, and the next run tries it again.
     """
     summary = Summary()
-    with Quarantine(host) as quarantine:
+    with Quarantine(host, patience_s=_PATIENCE_S) as quarantine:
         with contextlib.suppress(FileNotFoundError), _opened(host.taken_dir) as taken:
             collector = _Collector(host, quarantine, limits, summary, taken)
             give_up = time.monotonic() + patience_s

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from hardend import __version__, control, pause, state
+from hardend.baseline import trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.config import Settings
@@ -28,9 +29,13 @@ from hardend.table import Held
 
 @dataclass(slots=True)
 class Outcome:
-    """What applying a generation did on the host."""
+    """What applying a generation did on the host.
+
+    ``withheld`` says why the newest generation is not the one that is enforced, "" where it is.
+    """
 
     by_guard: bool
+    withheld: str = ""
     restored: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     paused: bool = False
@@ -66,10 +71,11 @@ def commit(
     return generation
 
 
-def apply(host: Host, settings: Settings) -> Outcome:
-    """Bring the host to the current generation: the guard does, or this process where none runs.
+def apply(host: Host, settings: Settings, *, fresh: bool = True) -> Outcome:
+    """Bring the host to the generation in force: the guard does, or this process where none runs.
 
-    Raises RefusedError when the guard refuses the generation.
+    ``fresh`` says that the generation was just committed: what it changed is put in, not put back, and
+    is no drift. Raises RefusedError when the guard refuses the generation.
     """
     if state.guard_is_alive(host):
         reply = control.ask(host, {"verb": "load"}, timeout_s=120.0)
@@ -78,22 +84,25 @@ def apply(host: Host, settings: Settings) -> Outcome:
         failed = reply.get("failed")
         return Outcome(
             by_guard=True,
+            withheld=str(reply.get("withheld", "")),
             failed={str(k): str(v) for k, v in failed.items()} if isinstance(failed, dict) else {},
         )
     outcome = Outcome(by_guard=False, paused=pause.read(host) is not None)
     if not outcome.paused and settings.mode is Mode.ENFORCE:
-        one_pass(host, settings, outcome)
+        one_pass(host, settings, outcome, fresh=fresh)
     return outcome
 
 
-def one_pass(host: Host, settings: Settings, outcome: Outcome) -> None:
-    """Do what the guard would do at its start, once."""
+def one_pass(host: Host, settings: Settings, outcome: Outcome, *, fresh: bool = True) -> None:
+    """Do what the guard would do at its start, once; ``fresh`` as for ``apply``."""
     enforcer = Enforcer(host, settings, Store(host), _Collecting(outcome), _NoWatch())
     try:
-        generation = Store(host).current()
+        found = trust.in_force(host, Store(host), settings)
+        generation, outcome.withheld = found.generation, "; ".join(found.faults)
         require_same_layout(host, generation)
         enforcer.load(generation, strict=True)
-        for path, entry in _entries_before(host, generation).items():
+        before = _entries_before(host, generation) if fresh else generation.entries
+        for path, entry in before.items():
             held = enforcer.table.by_path.get(path)
             if held is not None and held.entry == entry:
                 held.fresh = False  # approved before: what differs from it is a drift, and is told

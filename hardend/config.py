@@ -18,6 +18,7 @@ from enum import StrEnum
 from hardend.errors import ConfigError, FileError
 from hardend.kernel.tree import Tree
 from hardend.model import Class, Host, Mode, printable
+from hardend.settings import Expiry as Expiry  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Policy as Policy  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Restart as Restart  # noqa: PLC0414 - as above
 from hardend.settings import Settings as Settings  # noqa: PLC0414 - as above
@@ -59,6 +60,17 @@ def _time(unit: str, low: str, high: str) -> Callable[[object], int]:
 def _seconds(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,7})([smhd])", text)
     return int(match[1]) * _UNITS[match[2]] if match else -1
+
+
+def _times(value: object) -> tuple[int, ...]:
+    check = _time("s", "10s", "1d")
+    try:
+        found = [check(item) for item in value] if isinstance(value, list) else None
+    except _FaultError:
+        found = None
+    if found is None:
+        raise _FaultError('a list of times from "10s" to "1d", such as ["10m", "2m"]')
+    return tuple(sorted(set(found), reverse=True))
 
 
 def _word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
@@ -130,6 +142,10 @@ KEYS: Mapping[tuple[str, str], tuple[str, Callable[[object], object]]] = {
     ("guard", "contested_within"): ("contested_within_s", _time("s", "1s", "1d")),
     ("guard", "spare_max_mib"): ("spare_max_mib", _number(1, 1024)),
     ("guard", "max_off"): ("max_off", _time("s", "1m", "30d")),
+    ("windows", "max_window"): ("max_window_s", _time("s", "1m", "7d")),
+    ("windows", "default_window"): ("default_window_s", _time("s", "1m", "7d")),
+    ("windows", "on_expiry"): ("on_expiry", _word(Expiry)),
+    ("windows", "warn"): ("warn_s", _times),
     ("rebuild", "restart"): ("restart", _word(Restart)),
     ("rebuild", "reload_interval"): ("reload_interval_s", _time("s", "1s", "1d")),
     ("rebuild", "map_exchange_interval_ms"): ("map_exchange_interval_ms", _number(100, 600_000)),
@@ -137,6 +153,8 @@ KEYS: Mapping[tuple[str, str], tuple[str, Callable[[object], object]]] = {
     ("quarantine", "max_mib"): ("quarantine_max_mib", _number(1, 1 << 20)),
     ("quarantine", "max_age"): ("quarantine_max_days", _time("d", "1d", "3650d")),
     ("quarantine", "object_max_mib"): ("quarantine_object_max_mib", _number(1, 1 << 20)),
+    ("baseline", "require_signature"): ("require_signature", _truth),
+    ("baseline", "own"): ("baseline_own", _paths),
     ("paths", "lock"): ("lock", _paths),
     ("paths", "unlock"): ("unlock", _paths),
     ("paths", "protect"): ("protect", _paths),
@@ -288,6 +306,11 @@ def _contradictions(host: Host, settings: Settings) -> Iterable[str]:
     for path in settings.lock:
         if path in settings.unlock:
             yield f"{shown}: paths.lock and paths.unlock: both name {printable(path)}"
+    if settings.default_window_s > settings.max_window_s:
+        yield (
+            f"{shown}: windows.default_window = {settings.default_window_s}s: must be at most"
+            f" windows.max_window, {settings.max_window_s}s"
+        )
     if settings.quarantine_object_max_mib > settings.quarantine_max_mib:
         yield (
             f"{shown}: quarantine.object_max_mib = {settings.quarantine_object_max_mib}: must be at"

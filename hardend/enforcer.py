@@ -6,7 +6,6 @@ The guard runs this in its loop; a commit without a running guard runs one pass 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
@@ -21,6 +20,7 @@ from hardend.model import Drift, FileType, Host, Mode, Role, State
 from hardend.parties import Reporter, Watcher
 from hardend.pending import Counters, Pending
 from hardend.reconcile import Act, decide
+from hardend.released import Released
 from hardend.restore import CannotRestoreError, Restorer, amend, lock_and_compare, reason
 from hardend.spares import Spares
 from hardend.strangers import Strangers
@@ -64,6 +64,7 @@ class Enforcer:
         self.last_drift: dict[str, tuple[int, int]] = {}
         self.examiner = Examiner(settings, watcher)
         self.strangers = Strangers(self.aside, reporter, settings.mode)
+        self.released = Released(host, reporter, watcher, self.aside)
         self.wake_ns = time.monotonic_ns()
 
     def close(self) -> None:
@@ -99,6 +100,7 @@ class Enforcer:
             self._watcher.settle(held)
         for held in old.values():
             succession.retire(held)
+        self.released.mark(fresh)
         self.table = fresh
         self.generation = generation
         self.aside.generation = generation.number
@@ -148,7 +150,10 @@ class Enforcer:
         if self.paused:
             return
         try:
-            self._look(held, thorough=thorough)
+            if held.window:
+                self.released.look(held)
+            else:
+                self._look(held, thorough=thorough)
         except OSError as error:  # a disk that fails, a file system that went away
             self._fail(held, held.drift, reason(error))
 
@@ -190,7 +195,9 @@ class Enforcer:
 
     def look_inside(self, held: Held) -> None:
         """Look for names that do not belong in a protected directory."""
-        if not self.paused:
+        if held.window:
+            self.released.look_inside(held)
+        elif not self.paused:
             self.strangers.scan(held)
             self._collect_strangers()
 
@@ -199,6 +206,8 @@ class Enforcer:
         child = held.children.get(name)
         if child is not None:
             self.look(child)
+        elif held.window:
+            self.released.look_at_name(held, name)
         elif not self.paused:
             self.strangers.look(held, name)
             self._collect_strangers()
@@ -209,23 +218,22 @@ class Enforcer:
             self.pending.collect = True
 
     def ask_for_lock(self, held: Held) -> bool:
-        """Put the lock of a path back if it is off, and nothing else; True when it was off.
+        """Put the lock of a path back if it is off, and nothing else; True when it was, or that is unknown.
 
         Who took it off writes next; telling of it can wait.
         """
-        if self.mode is Mode.ENFORCE and not self.paused and held.descriptor >= 0:
-            with contextlib.suppress(OSError):  # the look says why it cannot go back
-                return self.examiner.relock(held)
-        return False
+        if self.mode is not Mode.ENFORCE or self.paused or held.window or held.descriptor < 0:
+            return False
+        try:
+            return self.examiner.relock(held)
+        except OSError:
+            return True  # the look says why it cannot go back
 
     def look_at_lock(self, held: Held) -> None:
         """Answer a hint: the file was opened, as chattr(1) must; look at it if its lock is or was off."""
-        if "i" not in held.entry.flags or held.descriptor < 0 or self.paused:
+        if "i" not in held.entry.flags or held.descriptor < 0 or held.window:
             return
-        off = True
-        with contextlib.suppress(OSError):
-            off = self.mode is not Mode.ENFORCE or held.relocked or self.examiner.relock(held)
-        if off:
+        if self.mode is not Mode.ENFORCE or held.relocked or self.ask_for_lock(held):
             self.look(held)
 
     def cover(self, held: Held) -> bool:

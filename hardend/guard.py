@@ -12,16 +12,20 @@ import socket
 import time
 
 from hardend import classes, layout, pause, state
+from hardend.baseline import trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
+from hardend.baseline.vigil import Vigil
 from hardend.config import Settings
 from hardend.control import ControlServer
 from hardend.enforcer import Enforcer
-from hardend.errors import FileError, HardendError, RefusedError, StoreError
+from hardend.errors import FileError, HardendError, RefusedError
 from hardend.guard_verbs import Verbs
+from hardend.guard_windows import GuardWindows
 from hardend.inspection import require_same_layout
 from hardend.jobs import Jobs
 from hardend.journal import Event, Journal, notify
+from hardend.lookout import CHATTR, Lookout
 from hardend.model import Drift, Host, Mode
 from hardend.mountwatch import MountWatch
 from hardend.own_files import OwnFiles
@@ -49,6 +53,7 @@ class Guard:
             )
         self.journal = Journal(host)
         self.store = Store(host)
+        self.vigil = Vigil(self.store)
         self.watch = Watch()
         # The hints first: a lock that is off goes back on within microseconds, or somebody writes.
         self._channels = tuple(
@@ -58,8 +63,10 @@ class Guard:
         self.reporter = GuardReporter(self.journal)
         self.enforcer = Enforcer(host, settings, self.store, self.reporter, self.watch)
         self.reporter.enforcer = self.enforcer
+        self.lookout = Lookout(self.watch, self.enforcer)
         self.jobs = Jobs(host)
         self.epoll = select.epoll()
+        self.windows = GuardWindows(self)
         self.verbs = Verbs(self)
         self.control = ControlServer(host, self.epoll, self.verbs.answer)
         self.mounts = MountWatch(host)
@@ -70,7 +77,7 @@ class Guard:
         self.last_pass_at = 0.0
         self.scheduling = "other"
         self._stop = False
-        self._due = dict.fromkeys(("sweep", "pet", "publish", "hash", "own"), 0.0)
+        self._due = dict.fromkeys(("sweep", "pet", "publish", "hash", "own", "store"), 0.0)
         self._hash_queue: list[str] = []
         self._overflowed = False
         self._wake, self._signal_end = socket.socketpair()
@@ -93,6 +100,7 @@ class Guard:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self.epoll.register(self._wake.fileno(), select.EPOLLIN)
+        self.watch.heed(self.host.at(CHATTR))
         for instance in self.watch.instances.values():
             self.epoll.register(instance.descriptor, select.EPOLLIN)
         self.epoll.register(self.mounts.descriptor, select.EPOLLPRI | select.EPOLLERR)
@@ -143,21 +151,21 @@ class Guard:
         if not self.store.has_baseline():
             return 0
         try:
-            generation = self._generation_in_force()
-            require_same_layout(self.host, generation)
+            generation = self.generation_in_force()
         except HardendError as error:
             self.reporter.store_fault(str(error))
             return 0
         self.enforcer.load(generation, strict=False)
+        self.vigil.accept(generation)
         return generation.number
 
-    def _generation_in_force(self) -> Generation:
-        """Return the current generation, or the last one that reads. Raises StoreError."""
-        try:
-            return self.store.current()
-        except StoreError as error:
-            self.reporter.store_fault(str(error))
-            return self.store.last_good()
+    def generation_in_force(self) -> Generation:
+        """Return the generation to enforce; why it is not the newest is told. Raises HardendError."""
+        found = trust.in_force(self.host, self.store, self.settings)
+        for fault in found.faults:
+            self.reporter.store_fault(fault)
+        require_same_layout(self.host, found.generation)
+        return found.generation
 
     def _set_leftovers_aside(self, digests: set[str]) -> None:
         """After a crash a spare's name may hold what an attacker had put in place."""
@@ -182,23 +190,24 @@ class Guard:
         except HardendError as error:
             self.reporter.store_fault(str(error))
             return
-        self.enforcer.strangers.classify = lambda path: classes.class_of(
-            path, found, self.settings
-        )
+        for strangers in (self.enforcer.strangers, self.enforcer.released.strangers):
+            strangers.classify = lambda path: classes.class_of(path, found, self.settings)
 
     # The loop -------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         enforcer = self.enforcer
-        busy = bool(enforcer.pending.stage)
-        ready = self.epoll.poll(0 if busy else self._timeout())
+        attentive = self.lookout.glance()
+        busy = bool(enforcer.pending.stage) and not attentive
+        ready = self.epoll.poll(0 if busy or attentive else self._timeout())
         enforcer.wake_ns = time.monotonic_ns()
         descriptors = [descriptor for descriptor, _ in ready]
         for channel, descriptor in self._channels:
-            if descriptor not in descriptors:
+            if descriptor not in descriptors or (attentive and channel is Channel.HINTS):
                 continue
             if channel is Channel.HINTS:
                 self._look_at(channel, self.watch.read_hints(enforcer.ask_for_lock))
+                self.lookout.begin()
             else:
                 self._look_at(channel, self.watch.read(channel))
         if not ready and busy:
@@ -211,7 +220,8 @@ class Guard:
             elif descriptor == self._wake.fileno():
                 with contextlib.suppress(BlockingIOError):
                     self._wake.recv(64)
-        self._timers(time.monotonic())
+        if not self.lookout.is_on:  # nothing of it is urgent within a few milliseconds
+            self._timers(time.monotonic())
 
     def _look_at(self, channel: Channel, batch: Batch) -> None:
         enforcer = self.enforcer
@@ -261,11 +271,16 @@ class Guard:
             self._hash_one(now)
         if now >= self._due["own"]:
             self._due["own"] = now + self.own_files.step(self.settings.hash_interval_s)
+        if now >= self._due["store"]:
+            interval_s = self.settings.hash_interval_s
+            self._due["store"] = time.monotonic() + self.vigil.tend(self.reporter, interval_s)
         if now >= self._due["pet"]:
             self._due["pet"] = now + _PET_S
             notify("WATCHDOG=1\nSTATUS=" + self.status_line())
             if self.pause is not None and self.pause.remaining_s <= 0:
                 self.resume("the time is over")
+            self.windows.turn()
+            self.watch.heed(self.host.at(CHATTR))
         if now >= self._due["publish"] or (
             self.reporter.changed and now >= self._due["publish"] - _HEARTBEAT_S + _PUBLISH_S
         ):
@@ -285,6 +300,8 @@ class Guard:
         self._due["sweep"] = now + self.settings.sweep_ms / 1000 * max(1.0, entries / 64)
         if not self.enforcer.paused:
             self.enforcer.sweep()
+        if self.vigil.changed():
+            self._due["store"] = now
 
     def _hash_one(self, now: float) -> None:
         """Hash one entry: everything once per interval, a little at a time."""
@@ -338,8 +355,9 @@ class Guard:
             return f"failed: {self.reporter.faults[-1]}"
         if generation is None:
             return "no baseline: protects nothing (hardend approve --reason TEXT)"
+        windows = "".join(f"{text}; " for text in self.windows.describe())
         return (
-            f"{self.overall()}, {self.enforcer.mode.value}, generation {generation.number}, "
+            f"{windows}{self.overall()}, {self.enforcer.mode.value}, generation {generation.number}, "
             f"{len(self.enforcer.table)} paths, {self.enforcer.counters.restores} restores"
         )
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from hardend import pause
 from hardend.errors import HardendError, ProtocolError, StoreError
-from hardend.inspection import require_same_layout
+from hardend.guard_windows import troubles
 from hardend.journal import Event
-from hardend.model import State, printable
 from hardend.succession import release_locks
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ class Verbs:
             "off": self._off,
             "on": self._on,
             "map-report": self._map_report,
+            **guard.windows.verbs,
         }
 
     def answer(self, request: Request) -> Reply:
@@ -47,33 +47,26 @@ class Verbs:
     def _load(self, _request: Request) -> Reply:
         """Swap in the generation that was committed, and bring the host to it."""
         guard = self._guard
+        before, guard.reporter.faults = guard.reporter.faults, []
         try:
-            generation = guard.store.current()
-            require_same_layout(guard.host, generation)
+            generation = guard.generation_in_force()
             guard.enforcer.load(generation, strict=True)
         except StoreError as error:
+            guard.reporter.faults = before
             guard.reporter.store_fault(str(error))
             raise
-        guard.reporter.faults.clear()  # what was approved now takes the place of what was wrong
+        withheld = {"withheld": "; ".join(guard.reporter.faults)} if guard.reporter.faults else {}
+        guard.vigil.accept(generation)
         enforcer = guard.enforcer
         while enforcer.pending.stage:
             enforcer.stage_next()
         guard.full_pass(thorough=True)
         enforcer.pending.rebuild = True
-        return {"ok": True, "generation": generation.number, **self._troubles()}
+        return {"ok": True, "generation": generation.number, **withheld, **troubles(guard)}
 
     def _pass(self, _request: Request) -> Reply:
         self._guard.full_pass(thorough=True)
-        return {"ok": True, **self._troubles()}
-
-    def _troubles(self) -> Reply:
-        return {
-            "failed": {
-                printable(held.entry.path): held.reason
-                for held in self._guard.enforcer.table
-                if held.state is State.FAILED
-            }
-        }
+        return {"ok": True, **troubles(self._guard)}
 
     def _off(self, request: Request) -> Reply:
         seconds = request.get("seconds")
@@ -96,7 +89,7 @@ class Verbs:
         if self._guard.pause is not None:
             self._guard.resume(f"asked by {str(request.get('by', ''))[:_MAX_TEXT]}")
             self._guard.publish()
-        return {"ok": True, **self._troubles()}
+        return {"ok": True, **troubles(self._guard)}
 
     def _map_report(self, request: Request) -> Reply:
         path, answers = request.get("path"), request.get("answers")

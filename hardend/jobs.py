@@ -44,6 +44,10 @@ class Jobs:
         self._spawn(verb, command)
         return True
 
+    def is_running(self, verb: str) -> bool:
+        """Return whether a job that was started here has not ended yet."""
+        return verb in self._running
+
     def unmount(self, path: str) -> None:
         """Have a mount over a protected path taken away; inside the sandbox only a helper can."""
         self.started["umount"] += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hardend import control, state
+from hardend.baseline import trust
 from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.enforcer import Enforcer
@@ -100,12 +101,11 @@ class ByOwnPass:
             self._enforcer = None
 
     def _loaded(self) -> Enforcer:
-        generation = Store(self._host).current()
+        store = Store(self._host)
+        generation = trust.in_force(self._host, store, self._settings).generation
         if self._enforcer is None or self._generation != generation.number:
             self.close()
-            made = Enforcer(
-                self._host, self._settings, Store(self._host), self.notes, _Unwatched()
-            )
+            made = Enforcer(self._host, self._settings, store, self.notes, _Unwatched())
             self._enforcer, self._generation = made, generation.number
             made.load(generation, strict=True)
             made.full_pass(thorough=True)

@@ -16,8 +16,9 @@ import heapq
 import json
 import os
 import re
+import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
@@ -29,6 +30,7 @@ Record = dict[str, object]
 
 _BLOCK = 1 << 18
 _RECORD_LIMIT = 8 << 20
+_POLL_S = 0.05
 _ASIDE = ".new"  # the one name for what is being written; swept at the next opening
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -68,16 +70,17 @@ class _Kept:
 class Quarantine:
     """The open quarantine; a context manager that holds the lock.
 
-    Raises FileError when it cannot be opened, RefusedError when another process has it.
+    Raises FileError when it cannot be opened, RefusedError when another process has it, and still has
+    it after ``patience_s``.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, patience_s: float = 0.0) -> None:
         self.where = host.quarantine_dir
         with contextlib.ExitStack() as stack:
             try:
                 self._top = _open_made(self.where)
                 stack.callback(os.close, self._top)
-                fcntl.flock(self._top, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(self._top, time.monotonic() + patience_s)
                 self._objects = _open_made(os.path.join(self.where, "objects"))
                 stack.callback(os.close, self._objects)
                 self._records = _open_made(os.path.join(self.where, "records"))
@@ -86,7 +89,7 @@ class Quarantine:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(_ASIDE, dir_fd=directory)
             except BlockingIOError as error:
-                raise RefusedError(f"{self.where}: another hardend collect is at work") from error
+                raise RefusedError(f"{self.where}: another hardend collect or purge is at work") from error
             except OSError as error:
                 raise FileError(f"{self.where}: {error.strerror}") from error
             self._stack = stack.pop_all()
@@ -171,6 +174,27 @@ class Quarantine:
                 os.unlink(digest, dir_fd=self._objects)
         return len(names)
 
+    def remove(self, identifiers: Iterable[str]) -> int:
+        """Remove records and the objects that only they named; return the bytes freed. Raises OSError.
+
+        An identifier without a record is passed over. Records go first, as in ``evict``.
+        """
+        objects, records = _sizes(self._objects), _sizes(self._records)
+        gone = {f"{identifier}.json" for identifier in identifiers} & records.keys()
+        if not gone:
+            return 0
+        named = {name: frozenset(digests_of(read_record(self._records, name) or {})) for name in records}
+        needed = frozenset().union(*(named[name] for name in records if name not in gone))
+        loose = frozenset().union(*(named[name] for name in gone)) - needed
+        for name in gone:
+            os.unlink(name, dir_fd=self._records)
+        os.fsync(self._records)
+        unnamed = [digest for digest in loose if digest in objects]
+        for digest in unnamed:
+            os.unlink(digest, dir_fd=self._objects)
+        os.fsync(self._objects)
+        return sum(records[name] for name in gone) + sum(objects[digest] for digest in unnamed)
+
     def _holds(self, digest: str, size: int) -> bool:
         try:
             return os.stat(digest, dir_fd=self._objects, follow_symlinks=False).st_size == size
@@ -189,7 +213,7 @@ class Quarantine:
             id=identifier,
             path=str(record.get("path", "")),
             is_first=bool(record) and first,
-            digests=frozenset(_digests(record)),
+            digests=frozenset(digests_of(record)),
             size=size,
         )
 
@@ -209,13 +233,24 @@ def time_of(identifier: str) -> float:
 def read_record(directory: int, name: str) -> Record | None:
     """Return the JSON object in a plain file, None when it is no such or missing."""
     try:
-        descriptor = os.open(name, _READ, dir_fd=directory)
-        with os.fdopen(descriptor, "rb") as file:
-            size = os.fstat(descriptor).st_size  # a read of the limit would allocate the limit
-            record = json.loads(file.read(min(size, _RECORD_LIMIT)))
-    except (OSError, ValueError, RecursionError):
+        return load_record(directory, name)
+    except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+
+
+def load_record(directory: int, name: str) -> Record:
+    """Return the JSON object in a plain file. Raises OSError, or ValueError with what is wrong in it."""
+    descriptor = os.open(name, _READ, dir_fd=directory)
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size  # a read of the limit would allocate the limit
+        data = file.read(min(size, _RECORD_LIMIT))
+    try:
+        record = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - content, not a caller's argument
+    return record
 
 
 def _excess(
@@ -246,7 +281,7 @@ def _excess(
                 heapq.heappush(heap, (-usage[path], path))
 
 
-def _digests(record: Mapping[str, object]) -> Iterator[str]:
+def digests_of(record: Mapping[str, object]) -> Iterator[str]:
     """Yield the digests that a record names, those of a directory's files among them."""
     entries = record.get("entries")
     for part in (record, *(entries if isinstance(entries, list) else ())):
@@ -273,6 +308,19 @@ def _write_all(descriptor: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(descriptor, left) :]
+
+
+def _lock(descriptor: int, give_up: float) -> None:
+    """Take the lock by ``give_up`` (steady clock). Raises BlockingIOError."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                raise
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def _sizes(directory: int) -> dict[str, int]:

@@ -34,7 +34,8 @@ class GuardReporter:
 
     def drifted(self, held: Held, drift: frozenset[Drift]) -> None:
         """Report a drift that stays."""
-        self._tell(Event.DRIFT_FOUND, held, drift, f"{self._name(held)} drifted: {_words(drift)}")
+        did = "changed in a maintenance window" if held.window else "drifted"
+        self._tell(Event.DRIFT_FOUND, held, drift, f"{self._name(held)} {did}: {_words(drift)}")
 
     def restored(self, held: Held, drift: frozenset[Drift], taken: str, latency_us: int) -> None:
         """Report a drift and that it is put back."""
@@ -76,6 +77,7 @@ class GuardReporter:
             GENERATION=self._generation(),
             STATE=(State.RESTORED if taken else State.DRIFTED).value,
             QUARANTINE_ID=taken or None,
+            WINDOW_ID=held.window or None,
         )
 
     def overflow(self, channel: str) -> None:
@@ -93,19 +95,24 @@ class GuardReporter:
         self._journal.event(Event.BASELINE_REJECTED, text)
 
     def overall(self, *, paused: bool) -> str:
-        """Return off, unprotected, failed, contested, drifted or clean."""
+        """Return off, failed, unprotected, contested, drifted, window or clean; the first that is true.
+
+        What differs in a maintenance window is no drift, and the host is not clean as long as one is open.
+        """
         if paused:
             return "off"
         if self.faults:
             return State.FAILED.value
         if self.enforcer.generation is None:
             return State.UNPROTECTED.value
-        states = {held.state for held in self.enforcer.table}
+        table = [held for held in self.enforcer.table if not held.window]
+        states = {held.state for held in table}
         for state in _WORST_FIRST:
             if state in states:
                 return state.value
-        strangers = any(held.strangers for held in self.enforcer.table)
-        return State.DRIFTED.value if strangers else State.CLEAN.value
+        if any(held.strangers for held in table):
+            return State.DRIFTED.value
+        return "window" if self.enforcer.released.windows else State.CLEAN.value
 
     def document(self, guard: Guard) -> dict[str, object]:
         """Return state.json (contract: hardend(8), FILES)."""
@@ -136,6 +143,7 @@ class GuardReporter:
                 held.entry.path for held in enforcer.table if held.state is State.CONTESTED
             ],
             "off": {"until": off.until_text(), "reason": off.reason, "by": off.by} if off else None,
+            "windows": [window.as_json() for window in enforcer.released.windows.values()],
             "last_drift": {
                 path: {"since_ns": since, "until_ns": until}
                 for path, (since, until) in enforcer.last_drift.items()
@@ -166,14 +174,15 @@ class GuardReporter:
                     "since": held.since,
                     "drift": sorted(held.drift),
                     "reason": held.reason
-                    or ("its answers are being checked" if held.unverified else ""),
+                    or ("its answers are being checked" if held.unverified else "")
+                    or ("let go by a maintenance window" if held.window else ""),
                 }
             for name in held.strangers:
                 paths[os.path.join(held.entry.path, os.fsdecode(name))] = {
                     "state": State.DRIFTED.value,
                     "since": held.since,
                     "drift": [Drift.UNEXPECTED.value],
-                    "reason": "no entry of the baseline",
+                    "reason": "let go by a maintenance window" if held.window else "no entry of the baseline",
                 }
         return paths
 
@@ -199,6 +208,7 @@ class GuardReporter:
             DRIFT=_words(drift),
             GENERATION=self._generation(),
             STATE=held.state.value,
+            WINDOW_ID=held.window or None,
             **fields,
         )
 

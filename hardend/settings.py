@@ -18,6 +18,13 @@ class Restart(StrEnum):
     NEVER = "never"
 
 
+class Expiry(StrEnum):
+    """What becomes of the changes of a window that ran out."""
+
+    KEEP_IF_NO_WORSE = "keep-if-no-worse"
+    REVERT = "revert"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the administrator decided for the rules, in [rules].
@@ -58,6 +65,10 @@ class Settings:
     contested_within_s: int = 60
     spare_max_mib: int = 8
     max_off: int = 86400
+    max_window_s: int = 28800
+    default_window_s: int = 1800
+    on_expiry: Expiry = Expiry.KEEP_IF_NO_WORSE
+    warn_s: tuple[int, ...] = (600, 120)
     restart: Restart = Restart.WHEN_NEEDED
     reload_interval_s: int = 60
     map_exchange_interval_ms: int = 1000
@@ -65,6 +76,8 @@ class Settings:
     quarantine_max_mib: int = 256
     quarantine_max_days: int = 90
     quarantine_object_max_mib: int = 8
+    require_signature: bool = False
+    baseline_own: tuple[str, ...] = ()
     classes: tuple[tuple[str, Class], ...] = ()
     lock: tuple[str, ...] = ()
     unlock: tuple[str, ...] = ()

@@ -72,6 +72,7 @@ class Held:
     unverified: bool = False
     ask_at: float = 0.0  # when the rebuild unit may be asked again (steady clock)
     bad_answers: bool = False
+    window: str = ""  # the id of the maintenance window that lets it go, "" while it is held
     next_exchange: float = 0.0
     strangers: set[bytes] = field(default_factory=set)
     children: dict[bytes, Held] = field(default_factory=dict)

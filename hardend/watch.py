@@ -132,6 +132,8 @@ class Watch:
         self._watches: dict[Held, dict[Channel, dict[int, int]]] = {}
         self._buckets: dict[Held, _Bucket] = {}
         self._quiet: list[Held] = []
+        self._alarm = -1  # the watch of the program that takes locks off
+        self.alerted = False  # it was started since this was set back
 
     def close(self) -> None:
         """Close the three descriptors, and the pipes that InotifyFD keeps beside them."""
@@ -197,8 +199,12 @@ class Watch:
         held_by = self._hints.held
         last = None
         for at in range(0, len(data), _RECORD):  # inodes are watched here: no record has a name
-            held = held_by.get(int.from_bytes(data[at : at + 4], sys.byteorder, signed=True))
-            if held is None or held is last:
+            watch = int.from_bytes(data[at : at + 4], sys.byteorder, signed=True)
+            held = held_by.get(watch)
+            if held is None:
+                self.alerted = self.alerted or watch == self._alarm
+                continue
+            if held is last:
                 continue
             last = held
             if not ask(held) and self._is_rare(held):
@@ -222,6 +228,8 @@ class Watch:
                 continue
             held = held_by.get(watch)
             if held is None:
+                if watch == self._alarm and mask & (_GONE | _C.IN_MOVE_SELF):
+                    self.ignore_alarm()  # another stands in its place: see heed
                 continue
             if mask & _GONE:
                 instance.remove(watch)
@@ -248,6 +256,23 @@ class Watch:
             self.instances[Channel.HINTS].remove(watch)
         self._quiet.append(held)
         return False
+
+    def heed(self, program: str) -> None:
+        """Be warned by the start of a program: half a millisecond before it opens what it is to change.
+
+        Called every few seconds: the program may have been replaced, or its warnings be off for a while.
+        """
+        if self._alarm < 0:
+            with contextlib.suppress(OSError):
+                self._alarm = self._hints.inotify.add_callback(
+                    os.fsencode(program), Mask(_C.IN_OPEN | _C.IN_MOVE_SELF), _CALLBACK, _ID
+                )
+
+    def ignore_alarm(self) -> None:
+        """Be warned no more, until ``heed`` is called again."""
+        watch, self._alarm = self._alarm, -1
+        with contextlib.suppress(OSError):
+            self._hints.inotify.remove_callbacks([(WatchDescriptor(watch), _ID)])
 
     def listen_again(self) -> list[Held]:
         """Put the hint watches back whose pause is over; return their paths, to be looked at."""

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline on disk: objects by digest, generations by number, and which one is current.
 
-``objects/<sha256>``, ``generations/<n>/manifest.json`` with its ``digest``, ``current``. Everything is
-written aside, synced and renamed; every read checks digests. A damaged store is an error, never an
-empty baseline.
+``objects/<sha256>``, ``generations/<n>/manifest.json`` with its ``digest``, ``current``. A signature lies
+beside the manifest as ``manifest.json.sig``; a generation that was imported keeps the signed manifest it
+comes from as ``origin.json`` and ``origin.json.sig``. Everything is written aside, synced and renamed;
+every read checks digests and follows no link. A damaged store is an error, never an empty baseline.
+
+A commit writes ``generations/<n>.new``, then ``current``, and takes the ``.new`` away last: one that died
+before ``current`` was written left nothing that counts, one that died after it is in force. So a
+generation above the one that ``current`` names is never a leftover: ``current`` was changed back.
 """
 
 from __future__ import annotations
@@ -22,13 +27,17 @@ from typing import BinaryIO
 
 from hardend.baseline import manifest
 from hardend.baseline.manifest import Generation
+from hardend.baseline.signature import SIGNATURE_LIMIT, Signed
 from hardend.errors import StoreError
+from hardend.kernel import paths
 from hardend.model import Host, printable
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _BLOCK = 1 << 20
 _VERIFY = "hardend baseline verify names every damaged part"
-_MANIFEST_LIMIT = 64 << 20
+MANIFEST_LIMIT = 64 << 20
+_SIGNATURE = "manifest.json.sig"
+_ORIGIN, _ORIGIN_SIGNATURE = "origin.json", "origin.json.sig"
 
 
 class Store:
@@ -58,6 +67,11 @@ class Store:
         generation = self.generation(number)
         if self.manifest_digest(number) != digest:
             raise StoreError(f"{self._current}: does not match generation {number}", hint=_VERIFY)
+        if (newest := max(self.numbers(), default=0)) > number:
+            raise StoreError(
+                f"{self._current}: names generation {number}, but {newest} is there: it was changed back",
+                hint=_VERIFY,
+            )
         return generation
 
     def last_good(self) -> Generation:
@@ -70,7 +84,7 @@ class Store:
     def generation(self, number: int) -> Generation:
         """Return one generation, its manifest checked against its digest and its number."""
         where = self._manifest_path(number)
-        data = self._read(where, _MANIFEST_LIMIT)
+        data = self._read(where, MANIFEST_LIMIT)
         if manifest.digest(data) != self.manifest_digest(number):
             raise StoreError(f"{where}: its digest is wrong", hint=_VERIFY)
         generation = manifest.parse(data, where)
@@ -80,18 +94,51 @@ class Store:
 
     def raw_manifest(self, number: int) -> bytes:
         """Return a manifest's bytes, unchecked: for those that print or copy it."""
-        return self._read(self._manifest_path(number), _MANIFEST_LIMIT)
+        return self._read(self._manifest_path(number), MANIFEST_LIMIT)
 
     def manifest_digest(self, number: int) -> str:
         """Return the recorded digest of a generation's manifest."""
-        where = os.path.join(self._generations, str(number), "digest")
+        where = self._place(number, "digest")
         return self._read(where, 200).decode("ascii", "replace").strip()
+
+    def signature(self, number: int) -> Signed | None:
+        """Return a generation's manifest with the signature that lies beside it, None without one."""
+        return self._signed(number, "manifest.json", _SIGNATURE)
+
+    def origin(self, number: int) -> Signed | None:
+        """Return the signed manifest that a generation was imported from, None for one of this host."""
+        return self._signed(number, _ORIGIN, _ORIGIN_SIGNATURE)
+
+    def has_signature(self, number: int) -> bool:
+        """Return whether a signature, its own or that of its origin, lies with a generation."""
+        names = (_SIGNATURE, _ORIGIN_SIGNATURE)
+        return any(os.path.lexists(self._place(number, name)) for name in names)
+
+    def attach_signature(self, number: int, signature: bytes) -> None:
+        """Put a signature beside a generation's manifest; the caller checked it and holds the lock."""
+        self._write(self._place(number, _SIGNATURE), signature)
+
+    def attach_origin(self, number: int, origin: Signed) -> None:
+        """Keep with a generation the signed manifest that it comes from; the caller checked it."""
+        self._write(self._place(number, _ORIGIN), origin.manifest)
+        self._write(self._place(number, _ORIGIN_SIGNATURE), origin.signature)
+
+    def files_of(self, generation: Generation) -> list[str]:
+        """Return every path on which a generation rests: what a watcher of the store looks at."""
+        names = ("manifest.json", "digest", _SIGNATURE, _ORIGIN, _ORIGIN_SIGNATURE)
+        digests = {entry.digest for entry in generation.entries.values() if entry.digest}
+        return [
+            *(self._dir, self._objects, self._generations, self._current),
+            self._place(generation.number, ""),
+            *(self._place(generation.number, name) for name in names),
+            *(os.path.join(self._objects, digest) for digest in sorted(digests)),
+        ]
 
     def open_object(self, digest: str) -> BinaryIO:
         """Open an object for reading; the reader checks the digest (``copy_object`` does)."""
         where = os.path.join(self._objects, digest)
         try:
-            return _open(where)
+            return self._open(where)
         except OSError as error:
             raise StoreError(
                 f"{where}: object cannot be read: {error.strerror}", hint=_VERIFY
@@ -141,6 +188,7 @@ class Store:
         )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._finish()
             yield
         finally:
             os.close(descriptor)
@@ -170,22 +218,35 @@ class Store:
             raise StoreError(f"generation {generation.number} does not follow {number - 1}")
         data = manifest.render(generation)
         manifest.parse(data, f"generation {number}")
+        for entry in generation.entries.values():
+            # It may have been pruned since the proposal read it: a baseline without it could not restore.
+            if entry.digest and not os.path.lexists(os.path.join(self._objects, entry.digest)):
+                raise StoreError(
+                    f"{printable(entry.path)}: its stored content is gone", hint="the same command again"
+                )
         digest = manifest.digest(data)
-        final = os.path.join(self._generations, str(number))
-        aside = f"{final}.new"
+        aside = os.path.join(self._generations, f"{number}.new")
         # A commit that died before it became current leaves a directory that nothing refers to.
-        shutil.rmtree(final, ignore_errors=True)
-        os.makedirs(aside, 0o700, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        os.mkdir(aside, 0o700)
         self._write(os.path.join(aside, "manifest.json"), data)
         self._write(os.path.join(aside, "digest"), digest.encode() + b"\n")
-        os.rename(aside, final)
         _sync_directory(self._generations)
         current = {"number": number, "manifest": digest}
         self._write(self._current, json.dumps(current, sort_keys=True).encode() + b"\n")
+        self._finish()
+
+    def _finish(self) -> None:
+        """Roll a commit forward that wrote ``current`` and died; the caller holds the lock."""
+        with contextlib.suppress(StoreError, FileNotFoundError):
+            place = self._place(self._read_current()[0], "").rstrip("/")
+            if place.endswith(".new"):
+                os.rename(place, place.removesuffix(".new"))
+                _sync_directory(self._generations)
 
     def verify(self) -> list[str]:
         """Return every fault of the store, one sentence each: digests, chain, objects, current."""
-        faults = []
+        faults = [] if not self.has_baseline() else list(self._strange())
         parent: str | None = ""  # of the first
         for number in range(1, self._newest() + 1):
             try:
@@ -233,8 +294,38 @@ class Store:
             raise StoreError(f"{self._current}: damaged", hint=_VERIFY)
         return number, digest
 
+    def _strange(self) -> Iterator[str]:
+        """Yield what stands in the store and cannot be hardend's: links, devices, what others can write."""
+        for directory, below, files in os.walk(self._dir):
+            for name in (".", *below, *files):
+                path = os.path.normpath(os.path.join(directory, name))
+                try:
+                    found = os.lstat(path)
+                except FileNotFoundError:  # a commit is going on
+                    continue
+                if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+                    yield f"{printable(path)}: neither a file nor a directory"
+                elif found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
+                    yield f"{printable(path)}: others than root can write it"
+
+    def _signed(self, number: int, name: str, signature: str) -> Signed | None:
+        where = self._place(number, signature)
+        if not os.path.lexists(where):
+            return None
+        return Signed(
+            self._read(self._place(number, name), MANIFEST_LIMIT), self._read(where, SIGNATURE_LIMIT)
+        )
+
     def _manifest_path(self, number: int) -> str:
-        return os.path.join(self._generations, str(number), "manifest.json")
+        return self._place(number, "manifest.json")
+
+    def _place(self, number: int, name: str) -> str:
+        """Return where a file of a generation is: in the ``.new`` of a commit that died at its end."""
+        place = os.path.join(self._generations, str(number))
+        with contextlib.suppress(StoreError):
+            if not os.path.lexists(place) and self._read_current()[0] == number:
+                place = f"{place}.new"
+        return os.path.join(place, name)
 
     def _prepare(self) -> None:
         for directory in (self._dir, self._objects, self._generations):
@@ -242,7 +333,7 @@ class Store:
 
     def _read(self, where: str, limit: int) -> bytes:
         try:
-            with _open(where) as file:
+            with self._open(where) as file:
                 data = file.read(limit + 1)
         except FileNotFoundError as error:
             hint = _VERIFY if self.has_baseline() else "hardend approve --reason TEXT makes the first"
@@ -252,6 +343,19 @@ class Store:
         if len(data) > limit:
             raise StoreError(f"{where}: over {limit} bytes", hint=_VERIFY)
         return data
+
+    def _open(self, where: str) -> BinaryIO:
+        """Open a regular file of the store, over no link; what else stands there does not block."""
+        top = os.open(self._dir, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            name = os.path.relpath(where, self._dir)
+            descriptor = paths.open_beneath(top, name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        finally:
+            os.close(top)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", where)
+        return os.fdopen(descriptor, "rb")
 
     def _write(self, where: str, data: bytes) -> None:
         """Write aside, sync, rename, sync the directory."""
@@ -265,15 +369,6 @@ class Store:
             os.fsync(file.fileno())
         os.rename(aside, where)
         _sync_directory(os.path.dirname(where))
-
-
-def _open(where: str) -> BinaryIO:
-    """Open a regular file of the store; what else stands there neither blocks nor is read."""
-    descriptor = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", where)
-    return os.fdopen(descriptor, "rb")
 
 
 def _sync_directory(path: str) -> None:

@@ -122,9 +122,11 @@ def _approve(args: argparse.Namespace) -> int:
             f"{len(locked)} locked"
         )
         _print_next_step(host, settings, outcome)
+    if outcome.withheld:
+        print(f"hardend: warning: not enforced yet: {outcome.withheld}", file=sys.stderr)
     for path, why in outcome.failed.items():
         print(f"hardend: {printable(path)}: {why}", file=sys.stderr)
-    return Exit.DRIFT if outcome.failed else Exit.OK
+    return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
 
 
 def _print_next_step(host: Host, settings: config.Settings, outcome: commit.Outcome) -> None:

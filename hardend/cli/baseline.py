@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 
 from hardend import commit, config, propose
+from hardend.baseline import retention, trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
-from hardend.cli.options import common_options
-from hardend.errors import Exit, RefusedError
+from hardend.cli import transport
+from hardend.cli.options import common_options, json_option
+from hardend.errors import Exit, RefusedError, StoreError
 from hardend.model import Class, Entry, Host, Role, printable
 from hardend.textdiff import unified
 
+_MOST_KEPT = 10**9
 _DESCRIBED = (
     *("kind", "cls", "role", "uid", "gid", "flags", "mtime_ns", "target", "xattrs"),
     *("spec", "answers", "builder", "sources", "opaque", "mount"),
@@ -45,11 +49,32 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     rollback.add_argument("number", type=int, metavar="N")
     rollback.add_argument("--reason", required=True, metavar="TEXT")
     rollback.set_defaults(run=_rollback)
+    prune = own.add_parser(
+        "prune",
+        parents=[common],
+        help="remove old generations, and the content that only they needed",
+        epilog="What is in force stays, and so do the newest signed generations; the chain stays provable.",
+    )
+    prune.add_argument("--keep", required=True, type=_count, metavar="N", help="the newest N stay")
+    json_option(prune, "what was removed")
+    prune.set_defaults(run=_prune)
+    transport.register(own)
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text) < _MOST_KEPT:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{printable(text)}: not a number of generations, 1 or more")
 
 
 def _log(args: argparse.Namespace) -> int:
     store = Store(args.host)
     current = store.current().number
+    try:
+        note = retention.read_note(args.host)
+    except StoreError as error:
+        note = retention.Note()
+        print(f"hardend: {error}", file=sys.stderr)
     generations = [store.generation(number) for number in reversed(store.numbers())]
     if args.json:
         rows = [
@@ -63,7 +88,8 @@ def _log(args: argparse.Namespace) -> int:
             }
             for generation in generations
         ]
-        print(json.dumps({"generations": rows}, indent=2, sort_keys=True))
+        pruned = [[item.first, item.last] for item in note.ranges]
+        print(json.dumps({"generations": rows, "pruned": pruned}, indent=2, sort_keys=True))
         return Exit.OK
     for generation in generations:
         mark = "*" if generation.number == current else " "
@@ -71,16 +97,31 @@ def _log(args: argparse.Namespace) -> int:
             f"{mark} {generation.number:4}  {generation.time}  {printable(generation.author)}  "
             f"{printable(generation.reason)}"
         )
+    for item in note.ranges:
+        print(f"  {_span(item)} pruned, last {note.time}  {printable(note.by)}")
     return Exit.OK
 
 
-def _generation(store: Store, number: int | None) -> Generation:
-    return store.current() if number is None else store.generation(number)
+def _span(item: retention.Range) -> str:
+    return f"{item.first}" if item.first == item.last else f"{item.first} to {item.last}"
+
+
+def _generation(host: Host, number: int | None) -> Generation:
+    """Return a generation, the current one for None; of what was pruned it is said that it was."""
+    store = Store(host)
+    if number is None:
+        return store.current()
+    if number not in store.numbers() and (note := retention.read_note(host)).holds(number):
+        raise RefusedError(
+            f"generation {number} was pruned, last {note.time} by {printable(note.by)}",
+            hint="hardend baseline log shows what is left",
+        )
+    return store.generation(number)
 
 
 def _show(args: argparse.Namespace) -> int:
     store = Store(args.host)
-    generation = _generation(store, args.number)
+    generation = _generation(args.host, args.number)
     if args.json:
         manifest = store.raw_manifest(generation.number)
         print(json.dumps(json.loads(manifest), indent=2, sort_keys=True))
@@ -112,11 +153,11 @@ def _tail(entry: Entry) -> str:
 def _diff(args: argparse.Namespace) -> int:
     """Print what changed; without numbers, what the current generation changed."""
     store = Store(args.host)
-    new = _generation(store, args.new)
+    new = _generation(args.host, args.new)
     old_number = args.old if args.old is not None else new.number - 1
     if args.old is not None and args.new is None and args.old == new.number:
         raise RefusedError("that is the current generation", hint="baseline diff OLD NEW")
-    old_entries = store.generation(old_number).entries if old_number > 0 else {}
+    old_entries = _generation(args.host, old_number).entries if old_number > 0 else {}
     changed = False
     for path in sorted(set(old_entries) | set(new.entries)):
         before, after = old_entries.get(path), new.entries.get(path)
@@ -159,7 +200,7 @@ def _verify(args: argparse.Namespace) -> int:
     store = Store(args.host)
     if not store.has_baseline():
         store.current()  # says how to make the first
-    faults = store.verify()
+    faults = retention.verify(args.host) + trust.signature_faults(args.host, store)
     for fault in faults:
         print(fault)
     if faults:
@@ -171,14 +212,39 @@ def _verify(args: argparse.Namespace) -> int:
 def _rollback(args: argparse.Namespace) -> int:
     host: Host = args.host
     commit.require_root()
-    store = Store(host)
-    old = store.generation(args.number)
+    old = _generation(host, args.number)
     proposal = propose.Proposal.of(old)
     generation, outcome = commit.commit_and_apply(
         host, config.load(host), proposal, reason=f"rollback to {args.number}: {args.reason}"
     )
     commit.announce(host, generation)
     print(f"generation {generation.number} has the content of {args.number}")
+    if outcome.withheld:
+        print(f"hardend: warning: not enforced yet: {outcome.withheld}", file=sys.stderr)
     for path, why in outcome.failed.items():
         print(f"{printable(path)}: {why}")
-    return Exit.DRIFT if outcome.failed else Exit.OK
+    return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
+
+
+def _prune(args: argparse.Namespace) -> int:
+    host: Host = args.host
+    commit.require_root()
+    done = retention.prune(host, config.load(host), args.keep, by=commit.caller())
+    for note in done.notes:
+        print(f"hardend: {note}", file=sys.stderr)
+    if args.json:
+        document = {
+            "schema": 1,
+            "removed": done.generations,
+            "kept": done.kept,
+            "objects": done.objects,
+            "freed_bytes": done.freed_bytes,
+            "notes": done.notes,
+        }
+        print(json.dumps(document, indent=2, sort_keys=True))
+    else:
+        print(
+            f"{len(done.generations)} generations and {done.objects} objects removed, "
+            f"{done.freed_bytes / 1024:.0f} KiB freed; {len(done.kept)} generations are kept"
+        )
+    return Exit.OK

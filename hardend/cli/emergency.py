@@ -100,7 +100,7 @@ def _on(args: argparse.Namespace) -> int:
         outcome = commit.Outcome(by_guard=True, failed=failed if isinstance(failed, dict) else {})
     else:
         pause.end(host)
-        outcome = commit.apply(host, config.load(host))
+        outcome = commit.apply(host, config.load(host), fresh=False)
     for path, why in outcome.failed.items():
         print(f"{printable(path)}: {why}")
     print(f"on: {len(outcome.failed)} paths could not be put back")

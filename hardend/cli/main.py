@@ -26,8 +26,14 @@ VERBS = {
     "approve": "approval",
     "check": "approval",
     "baseline": "baseline",
+    "quarantine": "quarantine",
     "status": "status",
     "events": "events",
+    "metrics": "metrics",
+    "unlock": "window",
+    "lock": "window",
+    "window": "window",
+    "run": "run",
     "off": "emergency",
     "on": "emergency",
     "release": "emergency",
@@ -36,6 +42,7 @@ VERBS = {
     "guard": "service",
     "rebuild": "rebuild",
     "collect": "collect",
+    "serve-status": "serve_status",
     "demo": "demo",
 }
 

@@ -3,7 +3,8 @@
 
 Everything comes from /run/hardend/state.json and the guard's lock, so it needs no privilege and
 cannot disturb the guard. With ``--json``: state.json with one more key, ``guard``:
-``running``, ``hung``, ``dead`` or ``never-started``.
+``running``, ``hung``, ``dead`` or ``never-started``. With ``--socket`` the same comes from the status
+service, as any other client of it would see it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hardend import state as states
+from hardend import window_files
 from hardend.cli.options import common_options, json_option
-from hardend.errors import Exit
+from hardend.errors import Exit, UnreachableError
 from hardend.model import printable
 from hardend.state import Guard
 
 if TYPE_CHECKING:
     from hardend.model import Host
+
+_Told = tuple[dict[str, object], Guard, float | None]  # the document, of what guard, and when
 
 _START = "systemctl start hardend.service"
 _LABEL = 11
@@ -33,6 +37,7 @@ _WORDS = {
     "drifted": "something differs from the baseline and is not put back",
     "contested": "a path keeps drifting and is put back each time",
     "failed": "something could not be put back",
+    "window": "a maintenance window is open: changes to its paths are let through until it ends",
     "unprotected": "no baseline: protects nothing (hardend approve --reason TEXT makes one)",
     "off": "enforcement is paused and nothing is put back",
     "starting": "the guard has started and is looking at everything",
@@ -46,26 +51,62 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         parents=[common_options()],
         help="what the guard holds and how it stands",
         description=__doc__,
-        epilog="Exit status: 0 clean; 1 drifted, contested, failed, off or unprotected; "
+        epilog="Exit status: 0 clean; 1 drifted, contested, failed, off, unprotected or window; "
         "3 no guard runs, or it hangs.",
     )
     json_option(parser, "the state")
+    parser.add_argument(
+        "--socket", action="store_true", help="ask the status service instead of reading the state"
+    )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     host: Host = args.host
-    document = states.read(host)
-    guard = states.guard_of(host, document)
-    if guard is Guard.RUNNING and not states.is_of_this_guard(host, document):
-        document = {"schema": 1, "state": "starting", "pid": states.guard_pid(host)}
+    if args.socket:
+        document, guard, published = _asked(host)
+    else:
+        document, guard, published = _read(host)
     if args.json:
         shown = {**(document or {"schema": 1}), "guard": guard.value}
         sys.stdout.write(json.dumps(shown, indent=2, sort_keys=True) + "\n")
     else:
-        lines = _screen(document or {}, guard, states.published_at(host))
-        sys.stdout.write("\n".join(lines) + "\n")
-    return _exit_code(document or {}, guard)
+        sys.stdout.write("\n".join(_screen(document, guard, published)) + "\n")
+    return _exit_code(document, guard)
+
+
+def _read(host: Host) -> _Told:
+    document = states.read(host)
+    guard = states.guard_of(host, document)
+    if guard is Guard.RUNNING and not states.is_of_this_guard(host, document):
+        document = {"schema": 1, "state": "starting", "pid": states.guard_pid(host)}
+    if document and guard is Guard.DEAD:  # who opens and ends windows now does it without a guard
+        document["windows"] = [window.as_json() for window in window_files.read_all(host)]
+    return document or {}, guard, states.published_at(host)
+
+
+def _asked(host: Host) -> _Told:
+    """Return the same from the status service. Raises UnreachableError."""
+    # Here, not above: the usual way needs no socket.
+    from hardend.varlink import VarlinkError, original  # noqa: PLC0415
+    from hardend.varlink_client import Connection  # noqa: PLC0415
+
+    try:
+        with Connection(host) as service:
+            reply = original(service.call("io.hardend.Status.GetStatus", {"unproven": True}))
+    except VarlinkError as error:
+        raise UnreachableError(f"the status service answered {printable(error.name)}") from error
+    known = reply if isinstance(reply, dict) else {}
+    word = str(known.pop("guard", "")).replace("_", "-")
+    published = known.pop("unproven_since", None)
+    document = {name: value for name, value in known.items() if value is not None}
+    try:
+        guard = Guard.RUNNING if word == "starting" else Guard(word)
+    except ValueError as error:
+        raise UnreachableError("the status service does not tell how the guard is") from error
+    if guard is Guard.NEVER_STARTED:
+        document = {}
+    return document, guard, published if isinstance(published, int | float) else None
 
 
 def _exit_code(document: Mapping[str, object], guard: Guard) -> int:
@@ -80,6 +121,7 @@ def _screen(document: Mapping[str, object], guard: Guard, published: float | Non
     if not document:
         return
     yield from _off(document)
+    yield from _windows(document)
     yield from _baseline(document)
     yield from _guard(document, guard)
     yield from _faults(document)
@@ -110,6 +152,20 @@ def _off(document: Mapping[str, object]) -> Iterator[str]:
     if isinstance(off, Mapping):
         who = f" by {_text(off.get('by'))}" if off.get("by") else ""
         yield _line("off", f"until {_when(off.get('until'))}{who}: {_text(off.get('reason'))}")
+
+
+def _windows(document: Mapping[str, object]) -> Iterator[str]:
+    windows = document.get("windows")
+    for window in windows if isinstance(windows, list) else ():
+        if not isinstance(window, Mapping):
+            continue
+        when = f"expired at {_when(window.get('until'))}" if window.get("expired") else ""
+        when = when or f"open until {_when(window.get('until'))}"
+        yield _line("window", f"{when}, by {_text(window.get('by'))}: {_text(window.get('reason'))}")
+        changes, paths = window.get("changes"), window.get("paths")
+        if isinstance(paths, list):
+            changed = len(changes) if isinstance(changes, Mapping) else 0
+            yield _line("", f"{len(paths)} paths let go, {changed} changed; hardend lock ends it")
 
 
 def _baseline(document: Mapping[str, object]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -77,6 +78,37 @@ def tools(cf: Path | str, root: str = "/", timeout_s: float = 30) -> Tools:
     return Tools(str(found / "sendmail"), str(found / "makemap"), str(cf), timeout_s, root)
 
 
+@cache
+def promtool() -> Path:
+    """Return the program of Debian's package prometheus; fails, or skips, where there is no way."""
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with (CACHE.parent / "programs.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (CACHE / "promtool").exists():
+                _download("prometheus", to=CACHE / "prometheus")
+                (CACHE / "prometheus/tree/usr/bin/promtool").rename(CACHE / "promtool")
+                shutil.rmtree(CACHE / "prometheus")
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = f"promtool cannot be had: {error}"
+        if os.environ.get("HARDEND_REQUIRE"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return CACHE / "promtool"
+
+
+def _download(*names: str, to: Path) -> None:
+    """Unpack packages into ``to/tree``."""
+    packages = to / "packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    # As the user who runs the tests: apt's own user need not reach the cache.
+    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *names]
+    subprocess.run(command, cwd=packages, check=True, capture_output=True, timeout=300)
+    for package in sorted(packages.glob("*.deb")):
+        subprocess.run(["dpkg-deb", "-x", package, to / "tree"], check=True, timeout=60)
+        package.unlink()
+
+
 def _unpacked() -> Path:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE.parent / "programs.lock").open("w") as lock:
@@ -88,14 +120,7 @@ def _unpacked() -> Path:
 
 
 def _unpack(where: Path) -> None:
-    packages = where / "packages"
-    packages.mkdir(exist_ok=True)
-    # As the user who runs the tests: apt's own user need not reach the cache.
-    command = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *PACKAGES]
-    subprocess.run(command, cwd=packages, check=True, capture_output=True, timeout=300)
-    for package in sorted(packages.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "-x", package, where / "tree"], check=True, timeout=60)
-        package.unlink()
+    _download(*PACKAGES, to=where)
     tree = where / "tree"
     libraries = ":".join(
         sorted({str(path.parent) for path in tree.rglob("*.so.*") if "engines" not in str(path)})

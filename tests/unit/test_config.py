@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardend.cli import config as verb
-from hardend.config import KEYS, Restart, Settings, fragments, load
+from hardend.config import KEYS, Expiry, Restart, Settings, fragments, load
 from hardend.errors import ConfigError
 from hardend.model import Class, Host, Mode
 from tests.unit.trees import DEBIAN, write
@@ -57,7 +57,9 @@ def fault(root: Path, text: str) -> str:
 def test_the_shipped_file_sets_nothing(tmp_path: Path) -> None:
     assert load(host_of(tmp_path, SHIPPED.read_bytes())) == Settings()
     document = tomllib.loads(SHIPPED.read_text("utf-8"))
-    assert document == {"guard": {}, "rebuild": {}, "quarantine": {}, "paths": {"classes": {}}, "rules": {}}
+    assert document.pop("paths") == {"classes": {}}
+    tables = ("guard", "windows", "rebuild", "quarantine", "baseline", "rules")
+    assert document == {name: {} for name in tables}
 
 
 def test_uncommenting_every_line_of_it_gives_exactly_the_defaults(tmp_path: Path) -> None:
@@ -102,6 +104,11 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
     contested_within = "2m"
     spare_max_mib = 1
     max_off = "7d"
+    [windows]
+    max_window = "1d"
+    default_window = "1h"
+    on_expiry = "revert"
+    warn = ["2m", "1h", "2m"]
     [rebuild]
     restart = "never"
     reload_interval = "90s"
@@ -125,6 +132,10 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         contested_within_s=120,
         spare_max_mib=1,
         max_off=604800,
+        max_window_s=86400,
+        default_window_s=3600,
+        on_expiry=Expiry.REVERT,
+        warn_s=(3600, 120),
         restart=Restart.NEVER,
         reload_interval_s=90,
         map_exchange_interval_ms=2000,
@@ -192,6 +203,10 @@ def test_links_of_a_tree_are_followed_inside_it(tmp_path: Path) -> None:
         ('[guard]\nhash_interval = "\u0665m"', "must be a time"),  # a digit, but not one of ours
         ('[quarantine]\nmax_age = "36h"', "quarantine.max_age = '36h': must be a time in whole days"),
         ('[rebuild]\nrestart = ["never"]', 'one of "when-needed", "always", "never"'),
+        ('[windows]\nwarn = "10m"', "windows.warn = '10m': must be a list of times"),
+        ('[windows]\nwarn = ["10m", "9s"]', 'must be a list of times from "10s" to "1d"'),
+        ('[windows]\non_expiry = "keep"', 'one of "keep-if-no-worse", "revert"'),
+        ('[windows]\nmax_window = "10m"', "default_window = 1800s: must be at most windows.max_window, 600s"),
         ('[paths]\nlock = "/etc/mail/access"', "paths.lock = '/etc/mail/access': must be a list"),
         ('[paths]\nlock = ["etc"]', "must be a list of absolute paths"),
         ('[paths]\nlock = ["/etc/../x"]', "must be a list of absolute paths"),

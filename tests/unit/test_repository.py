@@ -24,23 +24,27 @@ MAX_LINES = 400
 # Imports go to a strictly lower rank; inside the packages also to the same.
 RANKS = (
     {"errors", "model"},
-    {"formats", "kernel", "command", "settings", "textdiff"},
+    {"formats", "kernel", "command", "settings", "textdiff"}
+    | {"status_interface", "terminal", "varlink"},
     {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs", "sandbox"}
-    | {"journal", "state", "control", "smtp_dialogue"},
-    {"classes", "baseline", "observe", "maps", "events", "own_files", "pause", "rules"},
+    | {"journal", "state", "control", "smtp_dialogue", "varlink_client"},
+    {"classes", "baseline", "observe", "maps", "events", "own_files", "pause", "rules"}
+    | {"status_view", "window"},
     {"reconcile", "aside", "mta", "gate", "outcome", "ratchet", "survey"}
-    | {"affected", "m4_files"},
+    | {"affected", "m4_files"}
+    | {"metrics", "quarantine_reader", "status_answers", "window_diff", "window_files"},
     {"capture", "findings", "mcbuild", "table", "mta_memory"}
-    | {"ordinary_user", "relay_probe", "smtp_outcome"},
+    | {"ordinary_user", "relay_probe", "smtp_outcome", "status_service"},
     {"inspection", "plan", "propose", "spares", "verify", "watch", "mountwatch", "parties", "pending"},
-    {"restore", "standing", "strangers", "succession", "examine"},
-    {"directory"},
+    {"restore", "standing", "strangers", "succession", "examine"}
+    | {"arrival", "window_review"},
+    {"directory", "released"},
     {"enforcer"},
-    {"commit"},
-    {"offer"},
-    {"map_pass", "mta_pass"},
+    {"commit", "lookout"},
+    {"offer", "window_open"},
+    {"map_pass", "mta_pass", "guard_windows"},
     {"rebuild", "collect", "report", "guard_verbs"},
-    {"guard", "harden"},
+    {"guard", "harden", "quarantine_use", "window_end"},
     {"demo_guard", "demo_kept", "demo_packages", "demo_scratch"},
     {"demo_drifts", "demo_host"},
     {"demo"},
@@ -48,7 +52,7 @@ RANKS = (
 )
 PACKAGES = {"formats", "kernel", "baseline", "rules", "cli"}
 # Parts of the guard that are handed the guard itself name its type, under TYPE_CHECKING.
-NAME_THE_TYPE_OF = {"report": "guard", "guard_verbs": "guard"}
+NAME_THE_TYPE_OF = {"report": "guard", "guard_verbs": "guard", "guard_windows": "guard"}
 ENTRY = {"__init__", "__main__"}
 ALLOWED = {"watchdog": {"watch"}, "systemd": {"journal", "events"}}
 FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "core", "base"}

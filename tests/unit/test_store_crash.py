@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hardend.baseline.manifest import Generation
+from hardend.baseline.signature import Signed
 from hardend.baseline.store import Store
 from hardend.model import Host
 from tests.unit.generations import commit
@@ -106,6 +107,62 @@ def test_a_first_commit_that_dies_anywhere_can_be_made_again(
     assert step > 10
 
 
+def test_a_signature_that_is_being_attached_is_there_or_not(
+    host: Host, dying: Callable[[int], None]
+) -> None:
+    outcomes = set()
+    step = 0
+    died = True
+    while died:
+        step += 1
+        shutil.rmtree(host.store_dir, ignore_errors=True)
+        store = Store(host)
+        commit(store, 1)
+        origin = Signed(b"manifest", b"signature")
+        dying(step)
+        died = False
+        try:
+            store.attach_signature(1, b"signature")
+            store.attach_origin(1, origin)
+        except DiedError:
+            died = True
+        finally:
+            dying(0)
+        fresh = Store(host)
+        assert fresh.current().number == 1
+        assert fresh.verify() == []
+        assert fresh.signature(1) in {None, Signed(fresh.raw_manifest(1), b"signature")}
+        assert fresh.origin(1) in {None, origin}
+        outcomes.add((fresh.signature(1) is not None, fresh.origin(1) is not None))
+        fresh.attach_origin(1, origin)  # and once more works as if nothing had been
+        assert fresh.origin(1) == origin
+    assert outcomes == {(False, False), (True, False), (True, True)}
+    assert step > 6
+
+
+def test_a_commit_that_died_at_its_end_is_in_force_and_is_finished_by_the_next(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(host)
+    commit(store, 1)
+    generation = make(store, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_finish", lambda _: None)
+        store.add_generation(generation)
+    top = Path(host.store_dir) / "generations"
+    assert sorted(path.name for path in top.iterdir()) == ["1", "2.new"]
+    fresh = Store(host)
+    assert fresh.current() == generation
+    fresh.attach_signature(2, b"signature")
+    assert fresh.verify() == []
+    with fresh.locked():
+        assert sorted(path.name for path in top.iterdir()) == ["1", "2"]
+    assert fresh.current() == generation
+    assert fresh.has_signature(2)
+    commit(fresh, 3)
+    assert sorted(path.name for path in top.iterdir()) == ["1", "2", "3"]
+
+
 def test_a_write_that_fails_leaves_the_generation_in_force(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +210,7 @@ def test_what_a_generation_needs_is_on_the_disk_before_current_names_it(
         *("rename generations/1.new/manifest.json", "sync generations/1.new"),
         "sync generations/1.new/digest.new",
         *("rename generations/1.new/digest", "sync generations/1.new"),
-        *("rename generations/1", "sync generations"),
+        "sync generations",
         *("sync current.new", "rename current", "sync ."),
+        *("rename generations/1", "sync generations"),
     ]
