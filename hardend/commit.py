@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -218,9 +218,17 @@ class _Collecting:
             self._outcome.restored.append(os.path.join(held.entry.path, os.fsdecode(name)))
 
 
-def announce(host: Host, generation: Generation) -> None:
-    """Tell the journal of a new generation."""
+def announce(host: Host, generation: Generation, worse: Sequence[str] = ()) -> None:
+    """Tell the journal of a new generation, and of what ``--force`` went past with it."""
     journal = Journal(host)
+    if worse:
+        journal.event(
+            Event.BASELINE_FORCED,
+            f"generation {generation.number} was forced by {generation.author} past {len(worse)} findings: "
+            f"{'; '.join(worse)}",
+            GENERATION=generation.number,
+            RULE=" ".join(sorted({text.split(": ")[1] for text in worse if ": " in text})),
+        )
     journal.event(
         Event.BASELINE_APPROVED,
         f"generation {generation.number} approved by {generation.author}: {generation.reason}",

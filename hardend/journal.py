@@ -60,6 +60,7 @@ class Event(StrEnum):
     WINDOW_EXPIRED = "window-expired"
     BASELINE_APPROVED = "baseline-approved"
     BASELINE_REJECTED = "baseline-rejected"
+    BASELINE_FORCED = "baseline-forced"
     ENFORCEMENT_PAUSED = "enforcement-paused"
     ENFORCEMENT_RESUMED = "enforcement-resumed"
     OVERFLOW = "overflow"
@@ -91,6 +92,7 @@ KINDS: Mapping[Event, Kind] = {
     Event.WINDOW_EXPIRED: Kind("2ab6a22cdbbc4fd08d53ceda838029cc", _WARNING),
     Event.BASELINE_APPROVED: Kind("b104a97ca03a415193a65bf5fe79c9f4", _NOTICE),
     Event.BASELINE_REJECTED: Kind("aed7085ccf7f48ba8a07203b2fd925d3", _WARNING),
+    Event.BASELINE_FORCED: Kind("5570155709f047b3b8221bf562079e26", _WARNING),
     Event.ENFORCEMENT_PAUSED: Kind("89ce174e3af247a4b2f4ec7e073441e3", _WARNING),
     Event.ENFORCEMENT_RESUMED: Kind("1ddc7c43428946648a5e58f284e6415d", _NOTICE),
     Event.OVERFLOW: Kind("59ae520836664410b2fb003451efca93", _WARNING),

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from hardend import commit, ratchet, rebuild, survey
+from hardend import commit, rebuild
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.commit import Outcome
 from hardend.config import Settings
 from hardend.errors import FileError, RefusedError, StoreError
 from hardend.model import Entry, FileType, Host, Role, printable
-from hardend.propose import Proposal, Proposer
+from hardend.propose import Proposer
 from hardend.quarantine_reader import TRUNCATED, WHOLE, Kept, Shelf
 from hardend.textdiff import unified
+from hardend.worsening import require_no_worse
 
 DIFF_LIMIT = 256 << 10  # bytes of either side: difflib takes quadratic time on what an attacker chose
 _GUARDED = frozenset({Role.DIRECTORY, Role.CLOSED, Role.QUEUE})
@@ -160,12 +161,7 @@ def approve(
     proposed = proposal.entries.get(kept.path)
     if proposed is None or proposed.digest != digest:
         raise RefusedError(f"{printable(kept.path)}: not a path whose content hardend holds on this host")
-    worse = _worse(shelf.host, proposer, settings, current, proposal)
-    if worse and not force:
-        raise RefusedError(
-            f"{printable(kept.path)}: not approved, it breaks what is met now: {'; '.join(worse)}",
-            hint="waive the rule in hardend.toml, or --force goes past it",
-        )
+    worse = require_no_worse(shelf.host, settings, current, proposal, force=force)
     warnings = list(proposal.warnings)
     if kept.record.get("unstable"):
         warnings.append(f"{kept.id} was written to while it was copied: look at hardend baseline diff")
@@ -177,7 +173,7 @@ def approve(
         reason=f"{reason} (quarantine {kept.id}{forced})",
         before_apply=partial(rebuild.note_mta, shelf.host, settings),
     )
-    commit.announce(shelf.host, generation)
+    commit.announce(shelf.host, generation, worse)
     return Approved(generation, outcome, tuple(warnings), tuple(worse))
 
 
@@ -197,16 +193,6 @@ def _approvable(kept: Kept) -> str:
             hint="quarantine object_max_mib in hardend.toml says how much is; approve PATH --from FILE",
         )
     return digest
-
-
-def _worse(
-    host: Host, proposer: Proposer, settings: Settings, current: Generation, proposal: Proposal
-) -> list[str]:
-    documents = survey.survey(host, proposer.layout, settings)
-    today = datetime.now(UTC).date()
-    waived = [waiver.rule for waiver in settings.waivers if waiver.holds(today)]
-    refusals = ratchet.refusals(documents, current.entries, proposal.entries, proposer.store, waived)
-    return [printable(text) for text in refusals]
 
 
 def write_out(shelf: Shelf, kept: Kept, target: str, *, inside: str = "") -> int:

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from functools import partial
 
 from hardend import commit, config, layout, maps, propose, rebuild, state
+from hardend.baseline import trust
 from hardend.baseline.store import Store
 from hardend.cli.options import common_options
-from hardend.errors import Exit, HardendError, RefusedError
+from hardend.errors import Exit, HardendError, RefusedError, StoreError
 from hardend.inspection import inspect, require_same_layout
 from hardend.model import Host, Mode, printable
+from hardend.worsening import require_no_worse
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,6 +38,9 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="new content for the PATH before it",
     )
     approve.add_argument("--reason", required=True, metavar="TEXT")
+    approve.add_argument(
+        "--force", action="store_true", help="also where a rule is broken by it that is met now"
+    )
     approve.add_argument("--json", action="store_true")
     approve.set_defaults(run=_approve, proposed={})
     check = verbs.add_parser(
@@ -95,7 +101,12 @@ def _approve(args: argparse.Namespace) -> int:
         )
     else:
         proposal = proposer.whole_host()
-    for warning in proposal.warnings:
+    worse: list[str] = []
+    if proposer.store.has_baseline():
+        with contextlib.suppress(StoreError):  # damaged: approving anew is the way out
+            current = trust.in_force(host, proposer.store, settings).generation
+            worse = require_no_worse(host, settings, current, proposal, force=args.force)
+    for warning in [*proposal.warnings, *(f"forced: {text}" for text in worse)]:
         print(f"hardend: warning: {warning}", file=sys.stderr)
     generation, outcome = commit.commit_and_apply(
         host,
@@ -104,7 +115,7 @@ def _approve(args: argparse.Namespace) -> int:
         reason=args.reason,
         before_apply=partial(rebuild.note_mta, host, settings),
     )
-    commit.announce(host, generation)
+    commit.announce(host, generation, worse)
     locked = [entry.path for entry in generation.entries.values() if "i" in entry.flags]
     if args.json:
         document = {

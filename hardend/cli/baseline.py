@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit, RefusedError, StoreError
 from hardend.model import Class, Entry, Host, Role, printable
 from hardend.textdiff import unified
+from hardend.worsening import require_no_worse
 
 _MOST_KEPT = 10**9
 _DESCRIBED = (
@@ -48,6 +50,9 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     rollback.add_argument("number", type=int, metavar="N")
     rollback.add_argument("--reason", required=True, metavar="TEXT")
+    rollback.add_argument(
+        "--force", action="store_true", help="also where a rule is broken by it that is met now"
+    )
     rollback.set_defaults(run=_rollback)
     prune = own.add_parser(
         "prune",
@@ -213,11 +218,17 @@ def _rollback(args: argparse.Namespace) -> int:
     host: Host = args.host
     commit.require_root()
     old = _generation(host, args.number)
+    settings = config.load(host)
     proposal = propose.Proposal.of(old)
+    worse: list[str] = []
+    with contextlib.suppress(StoreError):  # damaged: going back is a way out
+        worse = require_no_worse(host, settings, Store(host).current(), proposal, force=args.force)
     generation, outcome = commit.commit_and_apply(
-        host, config.load(host), proposal, reason=f"rollback to {args.number}: {args.reason}"
+        host, settings, proposal, reason=f"rollback to {args.number}: {args.reason}"
     )
-    commit.announce(host, generation)
+    commit.announce(host, generation, worse)
+    for text in worse:
+        print(f"hardend: warning: forced: {text}", file=sys.stderr)
     print(f"generation {generation.number} has the content of {args.number}")
     if outcome.withheld:
         print(f"hardend: warning: not enforced yet: {outcome.withheld}", file=sys.stderr)

@@ -22,6 +22,7 @@ from hardend.config import Settings
 from hardend.errors import Exit, RefusedError, StoreError
 from hardend.model import Host, printable
 from hardend.propose import Proposal
+from hardend.worsening import require_no_worse
 
 
 def register(own: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,6 +55,9 @@ def register(own: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     take.add_argument("--reason", default="", metavar="TEXT")
     take.add_argument(
         "--allow-rollback", action="store_true", help="take one that is older than what was imported before"
+    )
+    take.add_argument(
+        "--force", action="store_true", help="also where a rule is broken by it that is met now"
     )
     take.set_defaults(run=_import)
 
@@ -147,11 +151,24 @@ def _import(args: argparse.Namespace) -> int:
         _keep_origin(host, received.signed, proposal)
         print(f"generation {current.number} is this one, signed by {printable(received.signer.principal)}")
         return _told(commit.apply(host, settings))
-    return _commit(host, settings, received, proposal, args.reason.strip())
+    worse: list[str] = []
+    if current is not None:
+        worse = require_no_worse(host, settings, current, proposal, force=args.force)
+        for text in worse:
+            _say(f"warning: forced: {text}")
+    return _commit(args, settings, received, proposal, worse)
 
 
-def _commit(host: Host, settings: Settings, received: Received, proposal: Proposal, why: str) -> int:
+def _commit(
+    args: argparse.Namespace,
+    settings: Settings,
+    received: Received,
+    proposal: Proposal,
+    worse: list[str],
+) -> int:
+    host: Host = args.host
     there, signer = received.generation, printable(received.signer.principal)
+    why = args.reason.strip() or there.reason
 
     def before_apply(before: Generation) -> None:
         _keep_origin(host, received.signed, proposal)
@@ -161,10 +178,10 @@ def _commit(host: Host, settings: Settings, received: Received, proposal: Propos
         host,
         settings,
         proposal,
-        reason=f"generation {there.number} by {there.author}, signed by {signer}: {why or there.reason}",
+        reason=f"generation {there.number} by {there.author}, signed by {signer}: {why}",
         before_apply=before_apply,
     )
-    commit.announce(host, generation)
+    commit.announce(host, generation, worse)
     print(
         f"generation {generation.number} is generation {there.number} by {printable(there.author)}, signed by"
         f" {signer} ({received.signer.key}): {len(generation.entries)} paths"

@@ -42,8 +42,7 @@ def test_a_forced_decode_alias_is_gone_and_no_rebuild_took_the_lock_off(guarded:
     # The rename is what an intruder needs: appending is refused by the lock that comes back.
     guarded.run(
         f"(cat /etc/aliases; {DECODE}) > /etc/aliases.evil;"
-        " for i in $(seq 500); do chattr -i /etc/aliases; mv /etc/aliases.evil /etc/aliases && break;"
-        " done; newaliases",
+        " python3 /root/attack.py replace /etc/aliases.evil /etc/aliases; newaliases",
         check=False,
     )
     assert wait_clean(guarded) == ""

@@ -14,7 +14,7 @@ from hardend.errors import Exit
 from tests.unit.command import ACCESS_PATH, CF_PATH, Run, is_locked
 from tests.unit.command import approved as approved  # noqa: PLC0414 - a fixture
 from tests.unit.command import run as run  # noqa: PLC0414 - a fixture
-from tests.unit.conftest import ACCESS, Tree
+from tests.unit.conftest import ACCESS, CF, Tree
 
 pytestmark = pytest.mark.root
 
@@ -68,7 +68,7 @@ def test_new_content_from_a_file_becomes_the_live_content(
     code, out, err = run(
         *("approve", CF_PATH, "--from", str(tmp_path / "cf")),
         *(ACCESS_PATH, "--from", str(tmp_path / "access")),
-        *("--reason", "both"),
+        *("--force", "--reason", "both"),
     )
     assert code == Exit.OK, err
     assert out.startswith("generation 2 approved")
@@ -83,11 +83,45 @@ def test_a_path_alone_takes_in_its_live_state_and_puts_the_others_back(approved:
     for path in (CF_PATH, ACCESS_PATH):
         approved.unlock(path)
         approved.at(path).write_bytes(b"edited\n")
-    code, _, err = run("approve", CF_PATH, "--reason", "edited by hand")
+    code, _, err = run("approve", CF_PATH, "--force", "--reason", "edited by hand")
     assert code == Exit.OK, err
     assert approved.at(CF_PATH).read_bytes() == b"edited\n"
     assert approved.at(ACCESS_PATH).read_bytes() == ACCESS
     assert run("check")[0] == Exit.OK
+
+
+def test_what_breaks_a_rule_that_is_met_is_refused_and_changes_nothing(
+    approved: Tree, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "cf").write_bytes(CF.replace(b"goaway\n", b"authwarnings\n"))
+    weaker = ("approve", CF_PATH, "--from", str(tmp_path / "cf"), "--reason", "weaker")
+    code, _, err = run(*weaker)
+    assert code == Exit.REFUSED
+    assert "/etc/mail/sendmail.cf:2: privacy-flags: PrivacyOptions lacks noexpn" in err
+    assert "--force goes past it" in err
+    assert Store(approved.host).current().number == 1
+    assert approved.at(CF_PATH).read_bytes() == CF
+    (approved.root / "etc/hardend").mkdir(exist_ok=True)
+    (approved.root / "etc/hardend/hardend.toml").write_text(
+        '[[waivers]]\nrule = "privacy-flags"\nreason = "a test host"\n'
+    )
+    assert run(*weaker)[0] == Exit.OK, "a waiver is the administrator's decision"
+
+
+def test_what_is_forced_past_a_rule_is_told(approved: Tree, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cf").write_bytes(CF.replace(b"goaway\n", b"authwarnings\n"))
+    code, _, err = run(
+        *("approve", CF_PATH, "--from", str(tmp_path / "cf"), "--force", "--reason", "weaker")
+    )
+    assert code == Exit.OK
+    assert "warning: forced: /etc/mail/sendmail.cf:2: privacy-flags" in err
+    assert "generation 2 was forced by" in err, "the journal's line, on a tree without journald"
+    assert approved.at(CF_PATH).read_bytes() != CF
+    code, _, err = run("baseline", "rollback", "1", "--reason", "back")
+    assert code == Exit.OK, "what is better needs no force"
+    code, _, err = run("baseline", "rollback", "2", "--reason", "again")
+    assert code == Exit.REFUSED
+    assert "privacy-flags" in err
 
 
 def test_a_directory_that_is_gone_leaves_the_baseline_with_all_it_held(approved: Tree, run: Run) -> None:

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.root
 def second(approved: Tree, run: Run, tmp_path: Path) -> Tree:
     """Two generations: the second has another sendmail.cf."""
     (tmp_path / "cf").write_bytes(CF.replace(b"goaway\n", b"authwarnings"))
-    code, _, err = run("approve", CF_PATH, "--from", str(tmp_path / "cf"), "--reason", "second\n\x1b[2J")
+    proposed = ("approve", CF_PATH, "--from", str(tmp_path / "cf"))
+    code, _, err = run(*proposed, "--force", "--reason", "second\n\x1b[2J")
     assert code == Exit.OK, err
     return approved
 
@@ -63,7 +64,8 @@ def test_diff_shows_what_hides_from_a_reader(approved: Tree, run: Run, tmp_path:
     contents = (b"a\nb\n", b"a\rb\n", b"a\x0bb\n", "a\u2028b\n".encode(), b"a\xffb\n")
     for number, content in enumerate(contents):
         (tmp_path / "cf").write_bytes(content)
-        code, _, err = run("approve", CF_PATH, "--from", str(tmp_path / "cf"), "--reason", f"{number}")
+        proposed = ("approve", CF_PATH, "--from", str(tmp_path / "cf"))
+        code, _, err = run(*proposed, "--force", "--reason", f"{number}")
         assert code == Exit.OK, err
         shown = run("baseline", "diff")[1]
         added = [line for line in shown.split("\n") if line.startswith("+") and line[:3] != "+++"]

@@ -87,7 +87,7 @@ def next_parcel(golden: MailHost, hardend: Hardend, tmp_path: Path, key: Path, c
     """Approve other content on the golden host, sign it, export it."""
     (tmp_path / "content").write_bytes(content)
     approve = ["approve", "--root", str(golden.root), ACCESS_PATH, "--from", str(tmp_path / "content")]
-    assert main([*approve, "--reason", "next"]) == Exit.OK
+    assert main([*approve, "--force", "--reason", "next"]) == Exit.OK
     assert hardend(golden, "sign", "current", "--key", str(key))[0] == Exit.OK
     number = golden.current().number
     assert hardend(golden, "export", "current", "--to", f"{tmp_path}/{number}.tar")[0] == Exit.OK

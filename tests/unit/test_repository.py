@@ -37,7 +37,7 @@ RANKS = (
     | {"ordinary_user", "relay_probe", "smtp_outcome", "status_service"},
     {"inspection", "plan", "propose", "spares", "verify", "watch", "mountwatch", "parties", "pending"},
     {"restore", "standing", "strangers", "succession", "examine"}
-    | {"arrival", "window_review"},
+    | {"arrival", "window_review", "worsening"},
     {"directory", "released"},
     {"enforcer"},
     {"commit", "lookout"},

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proposal would make worse: the ratchet, put to a host (design section 6)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from hardend import layout, ratchet, survey
+from hardend.baseline.manifest import Generation
+from hardend.baseline.store import Store
+from hardend.errors import HardendError, RefusedError
+from hardend.model import Host, printable
+from hardend.propose import Proposal
+from hardend.settings import Settings
+
+_SHOWN = 5
+
+
+def worsened(host: Host, settings: Settings, current: Generation, proposal: Proposal) -> list[str]:
+    """Return the findings that the generation in force does not have, one sentence each, safe to show.
+
+    Waived rules do not count. A host whose files cannot be read for the rules has none: that is a
+    warning of the proposal.
+    """
+    today = datetime.now(UTC).date()
+    waived = [waiver.rule for waiver in settings.waivers if waiver.holds(today)]
+    try:
+        documents = survey.survey(host, layout.find(host), settings)
+    except HardendError as error:
+        proposal.warnings.append(f"whether a rule gets worse is not known: {error}")
+        return []
+    faults = ratchet.refusals(documents, current.entries, proposal.entries, Store(host), waived)
+    return [printable(text) for text in faults]
+
+
+def require_no_worse(
+    host: Host, settings: Settings, current: Generation, proposal: Proposal, *, force: bool
+) -> list[str]:
+    """Return what is worse where ``force`` goes past it; raises RefusedError where it does not."""
+    found = worsened(host, settings, current, proposal)
+    if found and not force:
+        shown = "; ".join(found[:_SHOWN])
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise RefusedError(
+            f"not approved, it breaks what is met now: {shown}{more}",
+            hint="waive the rule in hardend.toml, or --force goes past it",
+        )
+    return found
