@@ -88,11 +88,14 @@ class _Table:
     settings: Settings
     databases: dict[str, MapSpec]
     named: frozenset[str]
+    shared: frozenset[str]
 
     def class_of(self, path: str) -> Class:
         spec = self.databases.get(path)
         is_map = spec is not None and spec.source != path
         configured = self._configured(path, above=not is_map)
+        if path in self.shared and configured in {None, Class.LOCKED}:
+            return Class.CHECKED  # the guard does not read it: the rebuild unit compares around the blocks
         if configured is not None:
             return configured
         if spec is not None and is_map:
@@ -160,7 +163,8 @@ class _Table:
 @lru_cache(maxsize=4)
 def _table(layout: Layout, settings: Settings) -> _Table:
     databases = {spec.database: spec for spec in (*layout.maps, *layout.aliases)}
-    return _Table(layout, settings, databases, frozenset(_named(layout)))
+    shared = frozenset(block.path for block in settings.blocks)
+    return _Table(layout, settings, databases, frozenset(_named(layout)), shared)
 
 
 def _inside(path: str, directory: str) -> bool:

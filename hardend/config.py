@@ -14,10 +14,12 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from enum import StrEnum
+from typing import Any
 
 from hardend.errors import ConfigError, FileError
 from hardend.kernel.tree import Tree
 from hardend.model import Class, Host, Mode, printable
+from hardend.settings import Block as Block  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Expiry as Expiry  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Policy as Policy  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Restart as Restart  # noqa: PLC0414 - as above
@@ -180,7 +182,11 @@ KEYS: Mapping[tuple[str, str], tuple[str, Callable[[object], object]]] = {
 }
 _WAIVERS = "waivers"
 _WAIVER_KEYS = ("rule", "reason", "until")
-_TABLES = sorted({table for table, _ in KEYS} | {_WAIVERS})
+_BLOCKS = "blocks"
+_BLOCK_KEYS = ("path", "reason", "begin", "end", "pattern")
+_TABLES = sorted({table for table, _ in KEYS} | {_WAIVERS, _BLOCKS})
+_COMMENT = re.compile(r"(?:#|dnl\b)[^\n\r\0]*[^\s\\]")  # a marker; a backslash would continue it
+_PATTERN = re.compile(r"(?=.*[^*?])[^\s#][^\n\r\0]*")
 
 
 def fragments(host: Host) -> list[str]:
@@ -208,8 +214,8 @@ def load(host: Host) -> Settings:
     for path in _files(host, tree, faults):
         shown = printable(host.at(path))
         for table, content in _document(tree, path, shown, faults).items():
-            if table == _WAIVERS:
-                values[_WAIVERS] = (*_tuple(values.get(_WAIVERS)), *_waivers(shown, content, faults))
+            if table in _ARRAYS:
+                values[table] = (*_tuple(values.get(table)), *_ARRAYS[table](shown, content, faults))
             elif table not in _TABLES:
                 faults.append(f"{shown}: {_unknown('table', f'[{table}]', table, _TABLES)}")
             elif not isinstance(content, dict):
@@ -218,7 +224,8 @@ def load(host: Host) -> Settings:
                 _check_table(shown, table, content, values, faults)
     if not faults:
         settings = Settings(**values)  # type: ignore[arg-type] # each check returns its field's type
-        faults += _contradictions(host, settings)
+        shown = printable(host.at(MAIN))
+        faults += [f"{shown}: {fault}" for fault in settings.contradictions()]
     if faults:
         raise ConfigError(tuple(faults))
     return settings
@@ -272,25 +279,59 @@ def _tuple(value: object) -> tuple[object, ...]:
 
 def _waivers(shown: str, content: object, faults: list[str]) -> Iterable[Waiver]:
     """Check [[waivers]]: rule and reason, and until which day."""
-    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
-        faults.append(f"{shown}: waivers: must be an array of tables, written [[waivers]]")
-        return
-    for number, item in enumerate(content, 1):
-        place = f"{shown}: waivers, the {number}. one"
+    for place, item in _items(shown, _WAIVERS, content, (_WAIVER_KEYS, ("rule", "reason")), faults):
         before = len(faults)
-        faults += [
-            f"{place}: {_unknown('key', key, key, list(_WAIVER_KEYS))}"
-            for key in item
-            if key not in _WAIVER_KEYS
-        ]
-        for key in ("rule", "reason"):
-            if not isinstance(item.get(key), str) or not item[key].strip():
-                faults.append(f"{place}: {key}: must be there, a text in quotes")
         until = item.get("until")
         if until is not None and (not isinstance(until, date) or isinstance(until, datetime)):
             faults.append(f"{place}: until = {_short(until)}: must be a day, such as 2027-01-31, no quotes")
         if len(faults) == before:
             yield Waiver(item["rule"], item["reason"], until)
+
+
+def _blocks(shown: str, content: object, faults: list[str]) -> Iterable[Block]:
+    """Check [[blocks]]: a path, the lines in it that are somebody else's, and why."""
+    for place, item in _items(shown, _BLOCKS, content, (_BLOCK_KEYS, ("path", "reason")), faults):
+        begin, end, pattern = (item.get(key, "") for key in ("begin", "end", "pattern"))
+        if not _is_path(item["path"]) or re.search(r"[*?[]", item["path"]):
+            faults.append(f"{place}: path = {_short(item['path'])}: must be the absolute path of one file")
+        elif (pattern == "") is (begin == end == ""):
+            faults.append(f"{place}: must have begin and end, or pattern")
+        elif pattern and not (isinstance(pattern, str) and _PATTERN.fullmatch(pattern)):
+            faults.append(f"{place}: pattern = {_short(pattern)}: must be a glob for some whole lines")
+        elif not pattern and not all(isinstance(t, str) and _COMMENT.fullmatch(t) for t in (begin, end)):
+            faults.append(f"{place}: begin and end: must both be a comment, a whole line that begins with #")
+        elif begin and begin == end:
+            faults.append(f"{place}: begin and end: must not be the same line")
+        else:
+            yield Block(item["path"], item["reason"], begin, end, pattern)
+
+
+_ARRAYS: Mapping[str, Callable[[str, object, list[str]], Iterable[object]]] = {
+    _WAIVERS: _waivers,
+    _BLOCKS: _blocks,
+}
+
+
+def _items(
+    shown: str,
+    name: str,
+    content: object,
+    keys: tuple[tuple[str, ...], tuple[str, ...]],
+    faults: list[str],
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield the tables of an array with their place, without those that lack a key or have one too many."""
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        faults.append(f"{shown}: {name}: must be an array of tables, written [[{name}]]")
+        return
+    known, needed = keys
+    for number, item in enumerate(content, 1):
+        place = f"{shown}: {name}, the {number}. one"
+        wrong = [_unknown("key", key, key, list(known)) for key in item if key not in known]
+        missing = [key for key in needed if not isinstance(item.get(key), str) or not item[key].strip()]
+        wrong += [f"{key}: must be there, a text in quotes" for key in missing]
+        faults += [f"{place}: {fault}" for fault in wrong]
+        if not wrong:
+            yield place, item
 
 
 def _merged(before: object, later: object) -> object:
@@ -299,23 +340,6 @@ def _merged(before: object, later: object) -> object:
         return later
     again = dict(later)
     return (*(pair for pair in before if pair[0] not in again), *later)
-
-
-def _contradictions(host: Host, settings: Settings) -> Iterable[str]:
-    shown = printable(host.at(MAIN))
-    for path in settings.lock:
-        if path in settings.unlock:
-            yield f"{shown}: paths.lock and paths.unlock: both name {printable(path)}"
-    if settings.default_window_s > settings.max_window_s:
-        yield (
-            f"{shown}: windows.default_window = {settings.default_window_s}s: must be at most"
-            f" windows.max_window, {settings.max_window_s}s"
-        )
-    if settings.quarantine_object_max_mib > settings.quarantine_max_mib:
-        yield (
-            f"{shown}: quarantine.object_max_mib = {settings.quarantine_object_max_mib}: must be at"
-            f" most quarantine.max_mib, {settings.quarantine_max_mib}"
-        )
 
 
 def _document(tree: Tree, path: str, shown: str, faults: list[str]) -> dict[str, object]:

@@ -30,8 +30,8 @@ from hardend.table import Held, Table
 # A fight fills the disk with copies of the same thing; the first of them tell the story.
 _KEPT_IN_A_FIGHT = 64
 _RETRY_S = 1.0
-_ASK_S = 5.0
 _UNMOUNT_S = 10.0  # what the helper may take until the path counts as failed
+_EXCHANGES = frozenset({Act.EXCHANGE, Act.REBUILD})  # the latter where it was judged that content goes
 # What a map was built from, or the MTA has loaded, may differ after these only.
 _SUBSTANCE = frozenset({Drift.CONTENT, Drift.MISSING, Drift.TYPE, Drift.STALE})
 
@@ -174,24 +174,14 @@ class Enforcer:
             return
         drift = self.examiner.drift(held, found)
         if held.unverified:
-            self._ask(held)
+            self.pending.ask(held)
         act = decide(held.entry, drift, self.mode)
         if act is Act.NOTHING:
             self._clean(held, found)
-        elif act is Act.REPORT:
+        elif act is Act.REPORT or (act is Act.REBUILD and self.pending.judge(held)):
             self._report(held, found, drift)
-        elif act is Act.REBUILD:
-            held.unverified = True
-            self._ask(held)
-            self._report(held, found, drift)
-        else:
+        elif act is not Act.REBUILD or held.bad_answers:  # judged: it may not stay
             self._restore(held, found, drift, act)
-
-    def _ask(self, held: Held) -> None:
-        """Have the rebuild unit look at a path; not again at every sweep until it has answered."""
-        if (now := time.monotonic()) >= held.ask_at:
-            held.ask_at = now + _ASK_S
-            self.pending.rebuild = True
 
     def look_inside(self, held: Held) -> None:
         """Look for names that do not belong in a protected directory."""
@@ -256,7 +246,8 @@ class Enforcer:
     def map_report(self, path: str, ino: int, ctime_ns: int, *, answers: str) -> bool:
         """Take the rebuild unit's word on what a map answers; False when the map changed since.
 
-        A map that answers otherwise than approved is replaced by the stored object.
+        A map that answers otherwise than approved is replaced by the stored object. So is a checked file,
+        which has no answers, for any word: its content may not stay.
         """
         held = self.table.by_path.get(path)
         found = held.lstat() if held is not None else None
@@ -275,6 +266,7 @@ class Enforcer:
         if found is not None:
             held.identify(found, time.time_ns())
         held.fresh = False
+        held.unverified &= held.entry.role is Role.MAP  # of a file, what was in doubt is gone
         standing.clean(held)
         self.want_spare(held)
 
@@ -299,7 +291,7 @@ class Enforcer:
         was_ctime = found.st_ctime_ns if found is not None else time.time_ns()
         note, held.reason = held.reason, ""
         try:
-            if act is Act.EXCHANGE and not held.is_directory:
+            if act in _EXCHANGES and not held.is_directory:
                 drift, taken = self._exchange(held, found, drift)
             else:
                 drift, taken = self._mend(held, found, drift or frozenset(), act)
@@ -328,9 +320,11 @@ class Enforcer:
             return drift, self._put_back_directory(held, drift, now_ns)
         if act is Act.RELOCK:
             return self._exchange(held, found, drift) if lock_and_compare(held) else (drift, None)
+        if held.entry.holds_content and os.fstat(held.descriptor).st_nlink > 1:
+            return self._exchange(held, found, drift)  # of a checked file; attributes of what else it is
         amend(held.descriptor, held.entry)
         held.identify(os.fstat(held.descriptor), now_ns)
-        return drift, None
+        return drift - _SUBSTANCE, None  # new content of a checked file is looked at next
 
     def _exchange(
         self, held: Held, found: os.stat_result | None, drift: frozenset[Drift] | None
@@ -373,6 +367,8 @@ class Enforcer:
         identifier = taken.id if taken is not None else ""
         was_contested = held.history.contested
         tell = held.history.note(time.monotonic())
+        if tell:
+            self.pending.note_writer(held)
         if not held.history.incident:
             held.history.incident = identifier
         if taken is not None:

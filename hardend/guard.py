@@ -321,13 +321,17 @@ class Guard:
             return
         if pending.collect and self.jobs.start("collect"):
             pending.collect = False
+        if pending.tell and pending.put_back and not self.host.is_tree and self.jobs.start("tell"):
+            pending.tell = False
         if pending.rebuild and not self.enforcer.paused and self.jobs.start("rebuild"):
             pending.rebuild = False
 
     def full_pass(self, *, thorough: bool) -> None:
         """Look at everything now."""
         self.enforcer.wake_ns = time.monotonic_ns()
+        written = set(self.enforcer.pending.put_back)
         self.enforcer.full_pass(thorough=thorough)
+        self.enforcer.pending.put_back = written  # what a pass puts back, nobody wrote just now
         self.last_pass = time.monotonic()
         self.last_pass_at = time.time()
         self.reporter.changed = True

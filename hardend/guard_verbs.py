@@ -31,6 +31,7 @@ class Verbs:
             "off": self._off,
             "on": self._on,
             "map-report": self._map_report,
+            "put-back": self._put_back,
             **guard.windows.verbs,
         }
 
@@ -90,6 +91,12 @@ class Verbs:
             self._guard.resume(f"asked by {str(request.get('by', ''))[:_MAX_TEXT]}")
             self._guard.publish()
         return {"ok": True, **troubles(self._guard)}
+
+    def _put_back(self, _request: Request) -> Reply:
+        """Return the paths that were written and put back since this was asked last."""
+        pending = self._guard.enforcer.pending
+        paths, pending.put_back = sorted(pending.put_back), set()
+        return {"ok": True, "paths": paths}
 
     def _map_report(self, request: Request) -> Reply:
         path, answers = request.get("path"), request.get("answers")

@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from hardend import commit, maps
 from hardend.baseline.manifest import Generation
+from hardend.checked import CheckedFiles, built_entry, released
 from hardend.errors import CommandError, HardendError
 from hardend.journal import Event
 from hardend.maps import Copy, NoProgramError
-from hardend.model import Class, Entry, Role, printable
+from hardend.model import Entry, Role, printable
 from hardend.mta_memory import Memory
 from hardend.offer import Means, Offer
 from hardend.propose import Proposal
 
 _ATTEMPTS = 5
 _UNREADABLE = "unreadable"  # what a map answers that no library can read
+_REFUSED = "refused"  # the word on a checked file that may not stay: no file of sources has answers
 
 
 class MapPass:
@@ -37,11 +38,13 @@ class MapPass:
 
         Checked sources come first: their maps follow, and must not be put back to what they were.
         """
-        generation = self._take_checked(generation)
-        suspects = _suspects(generation, published, self._means.memory)
+        generation = self._take_checked(generation, offer)
+        away = released(self._means, generation.entries)
+        suspects = _suspects(generation, published, self._means.memory) - away
         generation = self._rebuild(generation, suspects)
         for entry in _maps(generation):
-            self._check(entry, offer, suspect=entry.path in suspects)
+            if entry.path not in away:
+                self._check(entry, offer, suspect=entry.path in suspects)
         return generation
 
     # What the live maps answer --------------------------------------------------------------------
@@ -113,7 +116,9 @@ class MapPass:
                 continue
             attempt = f"{self._library} {source.digest} {entry.answers}"
             try:
-                built = self._built(entry, self._means.store.object(source.digest))
+                built = built_entry(
+                    self._means, entry, self._means.store.object(source.digest), self._library
+                )
             except HardendError as error:
                 self._failed(entry.path, f"{printable(entry.path)} does not build: {error}")
                 continue
@@ -133,58 +138,29 @@ class MapPass:
             )
         return made
 
-    def _built(self, entry: Entry, source: bytes) -> Entry:
-        """Return the entry with a map built from these bytes, newer than its source for make(1)."""
-        if entry.spec is None:
-            return entry
-        with maps.workdir() as directory:
-            built = maps.build(entry.spec, source, directory, self._means.tools)
-            with open(built.path, "rb") as file:
-                data = file.read()
-        return replace(
-            entry,
-            digest=self._means.store.add_object(data),
-            size=len(data),
-            mtime_ns=time.time_ns(),
-            answers=built.answers,
-            builder=self._library,
-        )
-
     # Sources of class checked ---------------------------------------------------------------------
 
-    def _take_checked(self, generation: Generation) -> Generation:
-        """Take in new content of checked sources that builds; their maps come with it."""
-        changed: dict[str, Entry] = {}
-        for path, entry in generation.entries.items():
-            if entry.cls is not Class.CHECKED or not entry.holds_content or entry.role is Role.MAP:
-                continue
-            try:
-                live = maps.copy_live(self._means.host, path)
-                if live is not None and live.digest != entry.digest and self._means.may_change:
-                    changed.update(self._taken(generation, entry, live))
-            except HardendError as error:
-                self._failed(path, f"{printable(path)} is not taken in: {error}")
-        if not changed:
+    def _take_checked(self, generation: Generation, offer: Offer) -> Generation:
+        """Take in new content of checked files that may stay, maps with it; have the rest put back."""
+        if not self._means.may_change:
+            return generation
+        found = CheckedFiles(self._means, generation, self._library).look()
+        for path, why in found.unjudged.items():
+            self._failed(path, f"{printable(path)} is not taken in: {why}")
+        for path, (copy, why) in found.refused.items():
+            self._refuse(generation.entries[path], copy, why, offer)
+        if not found.taken:
             return generation
         return self._commit(
-            generation, changed, "checked", "checked content changed: " + _names(changed)
+            generation, found.taken, "checked", "checked content changed: " + _names(found.taken)
         )
 
-    def _taken(self, generation: Generation, entry: Entry, live: Copy) -> dict[str, Entry]:
-        derived = {
-            other.path: replace(
-                self._built(other, live.content), sources=((entry.path, live.digest),)
-            )
-            for other in _maps(generation)
-            if other.spec is not None and other.spec.source == entry.path
-        }
-        source = replace(
-            entry,
-            digest=self._means.store.add_object(live.content),
-            size=len(live.content),
-            mtime_ns=live.mtime_ns,
-        )
-        return {entry.path: source, **derived}
+    def _refuse(self, entry: Entry, copy: Copy, why: str, offer: Offer) -> None:
+        """Have the approved content put back; a file that is another one by now is judged anew."""
+        text = f"{printable(entry.path)} is not taken in: {why}"
+        if offer.tell(entry, copy, _REFUSED):
+            self.problems.append(text)
+            self._means.tell_refused(entry.path, text)
 
     # Outcomes -------------------------------------------------------------------------------------
 
@@ -195,6 +171,8 @@ class MapPass:
         proposal = Proposal.of(generation)
         proposal.entries.update(changed)
         try:
+            if (now := self._means.store.current()).number != generation.number:
+                return now  # approved meanwhile by somebody else: what is left to do is done by the next run
             made, outcome = commit.commit_and_apply(
                 self._means.host, self._means.settings, proposal, reason=reason, author=author
             )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,12 +40,19 @@ class Means:
             self.memory.told[subject] = text
             self.journal.event(Event.OUTCOME_FAILED, text, **fields)
 
+    def tell_refused(self, path: str, text: str) -> None:
+        """Tell the journal of content that may not stay; the same once a minute, however often it comes."""
+        told = f"{int(time.time() // 60)} {text}"
+        if self.memory.told.get(f"refused {path}") != told:
+            self.memory.told[f"refused {path}"] = told
+            self.journal.event(Event.BASELINE_REJECTED, text, PATH=path)
+
 
 class Offer(Protocol):
-    """Takes the word on what a map answers, and puts the stored one in where it is wrong."""
+    """Takes the word on what a map answers, or a checked file holds; puts the stored one in where wrong."""
 
     def tell(self, entry: Entry, copy: Copy, answers: str) -> bool:
-        """Return False when the map changed since it was copied: it must be asked again."""
+        """Return False when the file changed since it was copied: it must be looked at again."""
 
     def close(self) -> None:
         """Let go of everything."""

@@ -21,7 +21,7 @@ class Act(Word):
     NOTHING = "nothing"
     REPORT = "report"  # observe mode, or nothing that can be put back
     RELOCK = "relock"  # only the inode flags differ: set them on the same inode
-    AMEND = "amend"  # owner, mode, ACL put right in place: directories, attributes, maps
+    AMEND = "amend"  # owner, mode, ACL put right in place: directories, attributes, maps, checked files
     EXCHANGE = "exchange"  # the verified spare goes in, what was there goes aside
     REBUILD = "rebuild"  # the content may change; the rebuild unit checks it
 
@@ -82,18 +82,19 @@ def decide(entry: Entry, drift: frozenset[Drift], mode: Mode) -> Act:
         return Act.AMEND
     if drift == {Drift.FLAGS}:
         return Act.RELOCK
-    if entry.role is Role.SOURCE and entry.cls is Class.CHECKED and drift <= _CHECKABLE:
-        return Act.REBUILD
+    if entry.role is Role.SOURCE and entry.cls is Class.CHECKED and not drift & _GONE:
+        return Act.REBUILD if drift <= _CHECKABLE else Act.AMEND
     if entry.role is Role.LINK or entry.holds_content:
         return Act.EXCHANGE
     if entry.role is Role.MAP and not entry.opaque and drift & _REPLACES_MAP:
         return Act.EXCHANGE
-    if drift & {Drift.MISSING, Drift.TYPE}:
+    if drift & _GONE:
         return Act.REPORT  # its content is not held (class attributes, opaque map)
     return Act.AMEND
 
 
 _REPLACES_MAP = frozenset({Drift.MISSING, Drift.TYPE, Drift.CONTENT})
+_GONE = frozenset({Drift.MISSING, Drift.TYPE})
 _CHECKABLE = frozenset({Drift.CONTENT, Drift.STALE})
 
 

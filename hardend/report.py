@@ -174,7 +174,7 @@ class GuardReporter:
                     "since": held.since,
                     "drift": sorted(held.drift),
                     "reason": held.reason
-                    or ("its answers are being checked" if held.unverified else "")
+                    or ("what it holds is being checked" if held.unverified else "")
                     or ("let go by a maintenance window" if held.window else ""),
                 }
             for name in held.strangers:

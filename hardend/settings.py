@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 
-from hardend.model import Class, Mode
+from hardend.model import Class, Mode, printable
 
 
 class Restart(StrEnum):
@@ -55,6 +56,20 @@ class Waiver:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Lines of a file that somebody else writes: those between ``begin`` and ``end``, or like ``pattern``.
+
+    ``begin`` and ``end`` are whole lines, comments; ``pattern`` is a glob for a whole line.
+    """
+
+    path: str
+    reason: str
+    begin: str = ""
+    end: str = ""
+    pattern: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, checked; units are in the names, ``max_off`` is seconds."""
 
@@ -89,6 +104,7 @@ class Settings:
     notice_region: str = ""
     received_version: bool = True
     waivers: tuple[Waiver, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     @property
     def policy(self) -> Policy:
@@ -102,3 +118,23 @@ class Settings:
             " ".join(["NO UCE", *words]) if words else "",
             not self.received_version,
         )
+
+    def contradictions(self) -> Iterator[str]:
+        """Yield what cannot be meant together, with the keys."""
+        for path in self.lock:
+            if path in self.unlock:
+                yield f"paths.lock and paths.unlock: both name {printable(path)}"
+        for block in self.blocks:
+            held = dict(self.classes).get(block.path, Class.CHECKED)
+            if held is not Class.CHECKED:
+                yield f"blocks and paths.classes: {printable(block.path)} cannot be {held.value} with a block"
+        if self.default_window_s > self.max_window_s:
+            yield (
+                f"windows.default_window = {self.default_window_s}s: must be at most"
+                f" windows.max_window, {self.max_window_s}s"
+            )
+        if self.quarantine_object_max_mib > self.quarantine_max_mib:
+            yield (
+                f"quarantine.object_max_mib = {self.quarantine_object_max_mib}: must be at"
+                f" most quarantine.max_mib, {self.quarantine_max_mib}"
+            )

@@ -71,6 +71,7 @@ class Held:
     relocked: bool = False  # the lock was off and is on again; not told yet
     unverified: bool = False
     ask_at: float = 0.0  # when the rebuild unit may be asked again (steady clock)
+    doubted: float = 0.0  # since when new content of a checked file is not judged (steady clock)
     bad_answers: bool = False
     window: str = ""  # the id of the maintenance window that lets it go, "" while it is held
     next_exchange: float = 0.0

@@ -18,14 +18,19 @@ _OPEN = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TERMINAL_MAJORS = frozenset({4, *range(136, 144)})  # tty1 ... and ttyS0 ..., pts (devices.txt)
 
 
+def terminals() -> dict[str, os.stat_result]:
+    """Return every terminal where somebody is logged in, or has a shell, and what stat says of it."""
+    found = {path: _known(path) for path in (*_pseudo_terminals(), *_lines_in_use())}
+    return {path: known for path, known in found.items() if known is not None}
+
+
 def terminals_of(uid: int) -> list[str]:
     """Return the terminals that belong to a user: login(1) and sshd(8) give them to who logs in.
 
     Of consoles and serial lines only those where somebody is logged in: root owns all the others, and
     a device may listen there.
     """
-    paths = [*_pseudo_terminals(), *_lines_in_use()]
-    return [path for path in dict.fromkeys(paths) if _is_of(path, uid)]
+    return [path for path, known in terminals().items() if known.st_uid == uid]
 
 
 def _pseudo_terminals() -> list[str]:
@@ -49,22 +54,23 @@ def _lines_in_use() -> list[str]:
     return found
 
 
-def _is_of(path: str, uid: int) -> bool:
+def _known(path: str) -> os.stat_result | None:
     try:
         known = os.lstat(path)
     except OSError:
-        return False
+        return None
     is_terminal = stat.S_ISCHR(known.st_mode) and os.major(known.st_rdev) in _TERMINAL_MAJORS
-    return is_terminal and known.st_uid == uid
+    return known if is_terminal else None
 
 
 def tell(uid: int, text: str) -> int:
     """Write a line to every terminal of a user; return how many took it. Never waits for one."""
+    return sum(tell_at(path, text) for path in terminals_of(uid))
+
+
+def tell_at(path: str, text: str) -> bool:
+    """Write a line to a terminal; False when it does not take it at once."""
     line = f"\r\n\a{printable(text)}\r\n".encode("ascii", "replace")
-    return sum(_told(path, line) for path in terminals_of(uid))
-
-
-def _told(path: str, line: bytes) -> bool:
     try:
         descriptor = os.open(path, _OPEN)
     except OSError:

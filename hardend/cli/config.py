@@ -9,7 +9,8 @@ import sys
 from hardend import classes, config, layout
 from hardend.cli.options import common_options
 from hardend.errors import Exit, FileError
-from hardend.model import Host, printable
+from hardend.kernel.tree import Tree
+from hardend.model import Host, Role, printable
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -51,4 +52,15 @@ def _in_vain(host: Host, found: layout.Layout, settings: config.Settings) -> lis
         for pattern in patterns
         if not any(classes.matches(path, pattern) for path in paths)
     ]
+    files = {item.path: item for item in held if item.role is Role.SOURCE}
+    for block in settings.blocks:
+        name = printable(block.path)
+        if block.path not in files:
+            notes.append(f"blocks: {name}: no file that is held here has this name (a link has none)")
+        elif block.begin and not {block.begin, block.end} <= set(_lines(host, block.path)):
+            notes.append(f"blocks: {name}: begin and end do not both stand in it: nothing is given away")
     return notes
+
+
+def _lines(host: Host, path: str) -> list[str]:
+    return Tree(host).contents(path).decode("utf-8", "surrogateescape").splitlines()

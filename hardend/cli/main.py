@@ -37,11 +37,13 @@ VERBS = {
     "off": "emergency",
     "on": "emergency",
     "release": "emergency",
+    "suggest": "suggest",
     "layout": "layout",
     "config": "config",
     "guard": "service",
     "rebuild": "rebuild",
     "collect": "collect",
+    "tell": "tell",
     "serve-status": "serve_status",
     "demo": "demo",
 }

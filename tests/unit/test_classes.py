@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardend.classes import class_of, matches, protected
-from hardend.config import Settings
+from hardend.config import Block, Settings
 from hardend.layout import Layout, find
 from hardend.model import Class, MapSpec, Protected, Role
 from tests.unit.trees import CLASSIC, DEBIAN, REDHAT, write
@@ -192,6 +192,14 @@ def test_one_key_moves_a_file_its_map_follows_and_its_lock_goes(tmp_path: Path) 
     found = held(tmp_path, DEBIAN, Settings(classes=(("/etc/mail/access", CHECKED),)))
     assert (found["/etc/mail/access"].cls, found["/etc/mail/access"].immutable) == (CHECKED, False)
     assert found["/etc/mail/access.db"].cls is CHECKED
+
+
+def test_a_file_with_a_block_is_checked_and_not_locked_and_its_map_follows(tmp_path: Path) -> None:
+    block = Block("/etc/aliases", "lists", pattern="*: x")
+    found = held(tmp_path, DEBIAN, Settings(blocks=(block,)))
+    assert (found["/etc/aliases"].cls, found["/etc/aliases"].immutable) == (CHECKED, False)
+    assert found["/etc/mail/aliases.db"].cls is CHECKED
+    assert found["/etc/mail/access"].cls is LOCKED
 
 
 def test_what_is_moved_to_ignored_disappears_with_its_map(tmp_path: Path) -> None:

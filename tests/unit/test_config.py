@@ -74,7 +74,7 @@ def test_uncommenting_every_line_of_it_gives_exactly_the_defaults(tmp_path: Path
 
 def test_every_setting_has_a_key_and_every_key_a_setting() -> None:
     names = [name for name, _ in KEYS.values()]
-    assert sorted([*names, "waivers"]) == sorted(field.name for field in fields(Settings))
+    assert sorted([*names, "waivers", "blocks"]) == sorted(field.name for field in fields(Settings))
 
 
 def test_every_key_of_it_has_a_sentence_above() -> None:
@@ -335,7 +335,11 @@ def test_check_tells_what_is_asked_for_in_vain(tmp_path: Path, capsys: pytest.Ca
     host = host_of(
         tmp_path,
         b'[paths]\nlock = ["/etc/mail/aliases.db", "/etc/mail/helpfile"]\n'
-        b'unlock = ["/etc/mail/acess", "/etc/aliases"]\nprotect = ["/opt/x"]\n',
+        b'unlock = ["/etc/mail/acess", "/etc/aliases"]\nprotect = ["/opt/x"]\n'
+        + b"".join(
+            b'[[blocks]]\npath = "%s"\nbegin = "# a"\nend = "# b"\nreason = "x"\n' % path
+            for path in (b"/etc/mail/access", b"/etc/mail/acess")
+        ),
     )
     assert check(host) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
@@ -343,6 +347,8 @@ def test_check_tells_what_is_asked_for_in_vain(tmp_path: Path, capsys: pytest.Ca
         'note: paths.lock: /etc/mail/aliases.db: no file of class "locked" here has this name',
         "note: paths.unlock: /etc/mail/acess: nothing that is held here has this name",
         "note: paths.protect: /opt/x: nothing that is held here has this name",
+        "note: blocks: /etc/mail/access: begin and end do not both stand in it: nothing is given away",
+        "note: blocks: /etc/mail/acess: no file that is held here has this name (a link has none)",
     ]
 
 

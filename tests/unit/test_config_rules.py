@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""[rules] and [[waivers]] of hardend.toml: what is taken, and what is a fault."""
+"""[rules], [[waivers]] and [[blocks]] of hardend.toml: what is taken, and what is a fault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from hardend.config import load
 from hardend.errors import ConfigError
-from hardend.settings import Policy, Waiver
+from hardend.settings import Block, Policy, Waiver
 from tests.unit.test_config import host_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,48 @@ def test_waivers_of_all_files_count(tmp_path: Path) -> None:
     ],
 )
 def test_a_waiver_that_is_none_is_a_fault(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(host_of(tmp_path, text.encode()))
+    assert fault in str(caught.value)
+
+
+BLOCK = '[[blocks]]\npath = "/etc/aliases"\nreason = "lists"\n'
+
+
+def test_blocks_of_all_files_count(tmp_path: Path) -> None:
+    host = host_of(tmp_path, (BLOCK + 'begin = "# begin"\nend = "# end"\n').encode())
+    (tmp_path / "etc/hardend/conf.d").mkdir(exist_ok=True)
+    more = BLOCK + 'pattern = \'*: "|/usr/lib/mailman/mail/mailman *"\'\n'
+    (tmp_path / "etc/hardend/conf.d/more.toml").write_text(more)
+    assert load(host).blocks == (
+        Block("/etc/aliases", "lists", begin="# begin", end="# end"),
+        Block("/etc/aliases", "lists", pattern='*: "|/usr/lib/mailman/mail/mailman *"'),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("blocks = 1", "must be an array of tables, written [[blocks]]"),
+        ('[[blocks]]\npath = "/etc/aliases"\npattern = "x*"', "the 1. one: reason: must be there"),
+        ('[[blocks]]\npath = "aliases"\nreason = "x"\npattern = "x*"', "the absolute path of one file"),
+        ('[[blocks]]\npath = "/etc/*"\nreason = "x"\npattern = "x*"', "the absolute path of one file"),
+        (BLOCK, "must have begin and end, or pattern"),
+        (BLOCK + 'begin = "# a"\nend = "# b"\npattern = "x*"', "must have begin and end, or pattern"),
+        (BLOCK + 'begin = "# a"', "must both be a comment"),
+        (BLOCK + 'begin = "root: x"\nend = "# b"', "must both be a comment"),
+        (BLOCK + 'begin = "# a \\\\"\nend = "# b"', "must both be a comment"),
+        (BLOCK + 'begin = "# a\\nb"\nend = "# b"', "must both be a comment"),
+        (BLOCK + 'begin = 1\nend = "# b"', "must both be a comment"),
+        (BLOCK + 'begin = "# a"\nend = "# a"', "must not be the same line"),
+        (BLOCK + 'pattern = "*"', "must be a glob for some whole lines"),
+        (BLOCK + 'pattern = " x*"', "must be a glob for some whole lines"),
+        (BLOCK + "pattern = 7", "must be a glob for some whole lines"),
+        (BLOCK + 'patern = "x*"', "did you mean pattern?"),
+        (f'{BLOCK}pattern = "x*"\n[paths.classes]\n"/etc/aliases" = "locked"', "cannot be locked with"),
+    ],
+)
+def test_a_block_that_is_none_is_a_fault(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(host_of(tmp_path, text.encode()))
     assert fault in str(caught.value)

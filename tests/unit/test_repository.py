@@ -27,14 +27,18 @@ RANKS = (
     {"formats", "kernel", "command", "settings", "textdiff"}
     | {"status_interface", "terminal", "varlink"},
     {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs", "sandbox"}
-    | {"journal", "state", "control", "smtp_dialogue", "varlink_client"},
+    | {"journal", "state", "control", "smtp_dialogue", "varlink_client"}
+    | {"blocks", "suggest_sources"},
     {"classes", "baseline", "observe", "maps", "events", "own_files", "pause", "rules"}
-    | {"status_view", "window"},
+    | {"status_view", "window"}
+    | {"writers"},
     {"reconcile", "aside", "mta", "gate", "outcome", "ratchet", "survey"}
     | {"affected", "m4_files"}
-    | {"metrics", "quarantine_reader", "status_answers", "window_diff", "window_files"},
+    | {"metrics", "quarantine_reader", "status_answers", "window_diff", "window_files"}
+    | {"suggest"},
     {"capture", "findings", "mcbuild", "table", "mta_memory"}
-    | {"ordinary_user", "relay_probe", "smtp_outcome", "status_service"},
+    | {"ordinary_user", "relay_probe", "smtp_outcome", "status_service"}
+    | {"suggest_text"},
     {"inspection", "plan", "propose", "spares", "verify", "watch", "mountwatch", "parties", "pending"},
     {"restore", "standing", "strangers", "succession", "examine"}
     | {"arrival", "window_review", "worsening"},
@@ -42,6 +46,7 @@ RANKS = (
     {"enforcer"},
     {"commit", "lookout"},
     {"offer", "window_open"},
+    {"checked"},
     {"map_pass", "mta_pass", "guard_windows"},
     {"rebuild", "collect", "report", "guard_verbs"},
     {"guard", "harden", "quarantine_use", "window_end"},
