@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hardend.errors import HardendError
 from hardend.formats.aliases import Kind, include_targets
 from hardend.kernel.tree import Tree
 from hardend.model import Host, printable
+from hardend.rules.catalogue import mend_all
 from hardend.rules.deliveries import deliveries
 from hardend.rules.documents import Documents, NotApplicableError, UnknownError
 from hardend.rules.programs import allowed_names, commands_of, refused_characters
+from hardend.rules.rule import Rule
 
 # Rules whose fix stops programs that mail runs.
 STOP_PROGRAMS = frozenset({"smrsh-mailer", "smrsh-programs", "aliases-programs"})
+# The rule, of the auto ones, that links what the configuration lists.
+_LINKS = "smrsh-listed"
 _LOGS = ("/var/log/mail.log", "/var/log/maillog", "/var/log/mail")
 _MOST_HOMES = 10_000
 # to="|/usr/bin/x", ..., mailer=prog (syslog.c, logdelivery()); a quoted address may hold commas.
@@ -36,10 +40,14 @@ class Use:
     why: str = ""
 
 
-def uses(host: Host, documents: Documents) -> list[Use]:
-    """Return every command that mail of this host is known to run; what cannot be read is passed over."""
+def uses(host: Host, documents: Documents, rules: Iterable[Rule] = ()) -> list[Use]:
+    """Return every command that mail of this host is known to run; what cannot be read is passed over.
+
+    With ``rules`` whose fixes nobody is asked about, what they link is there.
+    """
     tree = Tree(host)
-    allowed = allowed_names(documents)
+    linking = [rule for rule in rules if rule.id == _LINKS]
+    allowed = allowed_names(mend_all(documents, linking).documents)
     directory = documents.layout.smrsh_dir or "the directory of smrsh"
     found = [*_of_aliases(documents), *_of_forwards(tree), *_of_log(tree)]
     return [Use(use.where, use.command, _objection(use.command, allowed, directory)) for use in found]

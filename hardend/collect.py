@@ -15,7 +15,7 @@ import re
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -37,6 +37,7 @@ _LEASE_BREAK_S = 60.0  # proc(5), lease-break-time is 45 s; then the kernel take
 _POLL_S = 0.5
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK
+Judging = Callable[[Quarantine, Iterable[str]], None]
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,99}")
 
 
@@ -60,11 +61,14 @@ class Summary:
         return {"schema": 1, **counts, "failed": failed}
 
 
-def collect(host: Host, limits: Limits, *, patience_s: float = _LEASE_BREAK_S) -> Summary:
+def collect(
+    host: Host, limits: Limits, *, patience_s: float = _LEASE_BREAK_S, judging: Judging | None = None
+) -> Summary:
     """Move everything that was taken into the quarantine, then evict what is over the limits.
 
     Waits at most ``patience_s`` for files under a write lease and for records that are not written
     yet; what is taken meanwhile is collected too, because systemd drops a start of a unit that runs.
+    ``judging`` is called with the ids of what was moved.
     Raises FileError when the directories cannot be opened, RefusedError when another run is at work;
     what fails for one object is in the summary, and the next run tries it again.
     """
@@ -73,7 +77,7 @@ def collect(host: Host, limits: Limits, *, patience_s: float = _LEASE_BREAK_S) -
         with contextlib.suppress(FileNotFoundError), _opened(host.taken_dir) as taken:
             collector = _Collector(host, quarantine, limits, summary, taken)
             give_up = time.monotonic() + patience_s
-            while collector.run(give_up):
+            while collector.run(give_up) or collector.judge(judging):
                 _evict(quarantine, limits, summary)
         _evict(quarantine, limits, summary)
     return summary
@@ -115,6 +119,7 @@ class _Collector:
     summary: Summary
     taken: int
     given_up: set[str] = field(default_factory=set)
+    moved: list[str] = field(default_factory=list)
 
     def run(self, give_up: float) -> bool:
         """Collect what is there now; True when there may be more, and then it has waited for it.
@@ -134,7 +139,16 @@ class _Collector:
             return True
         self.summary.waiting = sum(not why for why in later.values())
         self.summary.failed += [(one, why) for one, why in later.items() if why]
+        self.given_up |= later.keys()
         return False
+
+    def judge(self, judging: Judging | None) -> bool:
+        """Have what was moved since the last time judged; True when there was any, for more may have come."""
+        moved, self.moved = self.moved, []
+        if judging is None or not moved:
+            return False
+        judging(self.quarantine, moved)
+        return True
 
     def _attempt(self, identifiers: list[str]) -> dict[str, str]:
         """Collect objects; return those that have to wait, with the reason where it is a failure."""
@@ -178,6 +192,7 @@ class _Collector:
             with contextlib.suppress(FileNotFoundError):
                 remove(self.taken, record_name)
         self.summary.collected += 1
+        self.moved.append(identifier)
 
     def _place(self, identifier: str, told: Record | None, stack: contextlib.ExitStack) -> tuple[int, str]:
         """Return directory and name of the object: taken/, or where another mount made it stay."""

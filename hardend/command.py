@@ -21,7 +21,10 @@ _LAST_WORDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a program did: its exit status and what it said, standard error among it unless apart."""
+    """What a program did: its exit status and what it said, standard error among it unless apart.
+
+    Of what is apart only the end is kept.
+    """
 
     status: int
     output: bytes
@@ -82,7 +85,7 @@ def run(
         if status == -signal.SIGXFSZ or os.fstat(output.fileno()).st_size >= limit:
             raise CommandError(f"{' '.join(argv)}: wrote more than {limit} bytes")
         output.seek(0)
-        errors.seek(0)
+        errors.seek(max(0, os.fstat(errors.fileno()).st_size - _LAST_WORDS))
         return Ran(status, output.read(), errors.read(_LAST_WORDS))
 
 

@@ -50,12 +50,15 @@ def commit(
 ) -> Generation:
     """Write the proposal as the next generation and make it current; nothing live changes here.
 
-    Raises StoreError, or RefusedError for a caller that is not root.
+    Raises StoreError, or RefusedError for a caller that is not root, or where the generation that the
+    proposal was made from is not in force any more.
     """
     require_root()
     store = Store(host)
     with store.locked():
         number, parent = store.next()
+        if proposal.follows:
+            _require_unchanged(store, proposal.follows)
         generation = Generation(
             number=number,
             parent=parent,
@@ -69,6 +72,16 @@ def commit(
         )
         store.add_generation(generation)
     return generation
+
+
+def _require_unchanged(store: Store, number: int) -> None:
+    """Raise RefusedError where another generation than this one is in force; a damaged store is none."""
+    with contextlib.suppress(StoreError):
+        if (now := store.current().number) != number:
+            raise RefusedError(
+                f"generation {now} was approved meanwhile: what was worked out from {number} would undo it",
+                hint="the same command again",
+            )
 
 
 def apply(host: Host, settings: Settings, *, fresh: bool = True) -> Outcome:

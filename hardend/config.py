@@ -22,6 +22,7 @@ from hardend.model import Class, Host, Mode, printable
 from hardend.settings import Block as Block  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Expiry as Expiry  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Policy as Policy  # noqa: PLC0414 - part of what this module offers
+from hardend.settings import Priority as Priority  # noqa: PLC0414 - as above
 from hardend.settings import Restart as Restart  # noqa: PLC0414 - as above
 from hardend.settings import Settings as Settings  # noqa: PLC0414 - as above
 from hardend.settings import Waiver as Waiver  # noqa: PLC0414 - as above
@@ -30,6 +31,8 @@ MAIN = "/etc/hardend/hardend.toml"
 FRAGMENTS = "/etc/hardend/conf.d"
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _SHOWN = 60  # characters of a wrong value that are worth showing
+_RELAY = r"(?:(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)?"
+_ADDRESS = r"[!#$%&'*+/=?^`{|}~A-Za-z0-9_-]+(?:\.[A-Za-z0-9_+=-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
 _TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)\Z")
 
 
@@ -118,6 +121,13 @@ def _text(what: str, pattern: str) -> Callable[[object], str]:
     return check
 
 
+def _argv(value: object) -> tuple[str, ...]:
+    whole = isinstance(value, list) and all(isinstance(item, str) and "\0" not in item for item in value)
+    if not isinstance(value, list) or not whole or (value and not _is_path(value[0])):
+        raise _FaultError('a program with its path, and its arguments, such as ["/usr/local/sbin/page"]')
+    return tuple(value)
+
+
 def _truth(value: object) -> bool:
     if not isinstance(value, bool):
         raise _FaultError("true or false")
@@ -157,6 +167,13 @@ KEYS: Mapping[tuple[str, str], tuple[str, Callable[[object], object]]] = {
     ("quarantine", "object_max_mib"): ("quarantine_object_max_mib", _number(1, 1 << 20)),
     ("baseline", "require_signature"): ("require_signature", _truth),
     ("baseline", "own"): ("baseline_own", _paths),
+    ("alerts", "command"): ("alert_command", _argv),
+    ("alerts", "relay"): ("alert_relay", _text('a host or host:port, such as "mx.example.net:587"', _RELAY)),
+    ("alerts", "from"): ("alert_from", _text('an address, or ""', rf"(?:{_ADDRESS})?")),
+    ("alerts", "to"): ("alert_to", _names('addresses, such as ["ops@example.net"]', _ADDRESS)),
+    ("alerts", "min_priority"): ("alert_min_priority", _word(Priority)),
+    ("alerts", "burst"): ("alert_burst", _number(1, 1000)),
+    ("alerts", "repeat"): ("alert_repeat_s", _time("s", "1m", "30d")),
     ("paths", "lock"): ("lock", _paths),
     ("paths", "unlock"): ("unlock", _paths),
     ("paths", "protect"): ("protect", _paths),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 
 from hardend import directory, standing
 from hardend.aside import Aside, Taken
@@ -304,6 +305,9 @@ class Enforcer:
         if held.fresh:
             held.fresh = False
             standing.set_state(held, State.CLEAN)
+            if taken is not None:  # what an approval replaced is kept by its path, and judged as no drift
+                self.aside.write_record(replace(taken, drift=(), generation=0), "")
+                self.pending.collect = True
         else:
             if drift & _SUBSTANCE:
                 self.last_drift[held.entry.path] = (was_ctime, time.time_ns())

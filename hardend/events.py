@@ -34,6 +34,9 @@ class Reader(Protocol):
     def seek_realtime(self, seconds: float) -> None:
         """Go to the first entry at that time or later."""
 
+    def seek_cursor(self, cursor: str) -> None:
+        """Go to the entry with that cursor, or to where it was."""
+
     def get_next(self) -> Entry:
         """Return the next entry, empty at the end."""
 
@@ -66,6 +69,7 @@ class Record:
     drift: tuple[str, ...] = ()
     state: str = ""
     fields: Mapping[str, str | int] = field(default_factory=dict)
+    cursor: str = ""
 
     def as_json(self) -> dict[str, object]:
         """Return the object that ``hardend events --json`` prints."""
@@ -92,11 +96,17 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which events: of ``path`` and below, of any of ``kinds``, since ``since`` (seconds)."""
+    """Which events: of ``path`` and below, of any of ``kinds``, since ``since`` (seconds), by ``who``.
+
+    ``who`` is a program (its path or its last part), a unit (with or without ``.service``) or the
+    number of a user, who may have become another since the login. Events whose writer is not known
+    are by nobody.
+    """
 
     path: str = ""
     kinds: frozenset[str] = frozenset()
     since: float = 0.0
+    who: str = ""
 
     def admits(self, record: Record) -> bool:
         """Return whether an event is one of those asked for."""
@@ -104,6 +114,7 @@ class Query:
             (not self.kinds or record.event in self.kinds)
             and (not self.path or _is_at_or_below(record.path, self.path))
             and record.time_ns >= self.since * 1e9
+            and (not self.who or self.who in _names(record))
         )
 
 
@@ -136,6 +147,45 @@ def records(
             _wait(reader)
     finally:
         reader.close()
+
+
+class Follower:
+    """Reads on where a former one stopped: behind ``cursor``, or from ``since`` (seconds) without one.
+
+    ``cursor`` is that of the last event that was read. Raises as ``records`` does.
+    """
+
+    def __init__(self, host: Host, cursor: str, since: float) -> None:
+        self.cursor = cursor
+        self._reader = open_journal(host)
+        for kind in KINDS.values():
+            self._reader.add_match(MESSAGE_ID=kind.message_id)
+        self._reader.add_match(_UID="0")
+        try:
+            if cursor:
+                self._reader.seek_cursor(cursor)
+        except (OSError, ValueError):
+            cursor = ""  # none that is one
+        if not cursor:
+            self._reader.seek_realtime(float(since))
+
+    def read(self, limit: int) -> list[Record]:
+        """Return what is new, at most ``limit``."""
+        found: list[Record] = []
+        while len(found) < limit and (entry := self._reader.get_next()):
+            record = to_record(entry)
+            if record.cursor != self.cursor:  # where it stopped is read once more
+                found.append(record)
+            self.cursor = record.cursor
+        return found
+
+    def wait(self) -> None:
+        """Wait until there may be more, a second at most."""
+        _wait(self._reader)
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._reader.close()
 
 
 def open_journal(host: Host) -> Reader:
@@ -177,6 +227,7 @@ def to_record(entry: Entry) -> Record:
         drift=tuple(texts.get("DRIFT", "").split()),
         state=texts.get("STATE", ""),
         fields=fields,
+        cursor=_text(entry.get("__CURSOR", "")),
     )
 
 
@@ -197,6 +248,14 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         value = value[0] if value else ""
     return os.fsdecode(value) if isinstance(value, bytes) else str(value)
+
+
+def _names(record: Record) -> set[str]:
+    """Return everything that the writer of a record may be called by."""
+    exe, unit, uid, loginuid = (
+        str(record.fields.get(f"who_{name}", "")) for name in ("exe", "unit", "uid", "loginuid")
+    )
+    return {exe, exe.rpartition("/")[2], unit, unit.removesuffix(".service"), uid, loginuid} - {""}
 
 
 def _is_at_or_below(path: str, top: str) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from hardend.command import run
 from hardend.errors import CommandError, HardendError
+from hardend.formats import cf_reread
 from hardend.formats.cf import Cf
 from hardend.layout import Layout, Tree
 from hardend.maps import Tools, program_lines
@@ -34,6 +35,7 @@ _CERTIFICATES = (
     "ServerCertFile",
     "ServerKeyFile",
 )
+_READ_LIMIT = 16 << 20  # bytes of what it prints of the options
 _SETPRIV = "/usr/bin/setpriv"
 
 
@@ -121,7 +123,8 @@ def _sendmails_verdict(candidate: Candidate, layout: Layout, tools: Tools) -> tu
 
     ``-bC`` demands root or the TrustedUser (78 for others), and reads class files that may be
     root's alone; as the trusted user, without privileges, a surprise in the file can do least. The
-    network stays: without it a host that knows its own name from the DNS waits for a minute.
+    network stays: without it a host that knows its own name from the DNS waits for a minute. What it
+    accepts it reads once more, to tell how: rules that judge other options than it obeys are worth nothing.
     """
     if not tools.sendmail:
         return ("there is no sendmail on this machine to check it with",)
@@ -137,11 +140,15 @@ def _sendmails_verdict(candidate: Candidate, layout: Layout, tools: Tools) -> tu
             if done is None or done.status:
                 if trusted:
                     os.chown(copy, 0, 0)
+                    trusted = []
                 done = run(command, timeout_s=tools.timeout_s)
+            if done.status == 0:
+                command = [*trusted, tools.sendmail, "-C", copy, "-bt", "-d37.1"]
+                read = run(command, timeout_s=tools.timeout_s, limit=_READ_LIMIT, errors_apart=True)
+                differing = cf_reread.differences(Cf(candidate.content), read.output)
+                return tuple(f"{candidate.path}: {text}" for text in differing)
         except CommandError as error:
             return (str(error).replace(copy, candidate.path),)
-    if done.status == 0:
-        return ()
     said = done.last_words.replace(copy, candidate.path)
     return (f"sendmail -bC: exit status {done.status}: {said or 'no message'}",)
 

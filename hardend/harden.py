@@ -8,26 +8,23 @@ or the new one; a note beside the store tells the next run of one that did not c
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from hardend import classes, commit, rebuild, verify
+from hardend import classes, commit, interruption, rebuild, verify
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.errors import HardendError, RefusedError, StoreError
 from hardend.inspection import inspect
-from hardend.model import Class, Entry, FileType, Host, Protected, Role, printable
+from hardend.model import Class, Entry, FileType, Host, Mode, Protected, Role, printable
 from hardend.plan import Plan
 from hardend.propose import Proposal, Proposer
 from hardend.rules.catalogue import judge_all
 from hardend.rules.rule import Verdict
 
-_NOTE = "harden.json"
 Say = Callable[[str], None]
 
 
@@ -82,6 +79,7 @@ class _Run:
         self._say = say
         self._proposer = Proposer(host, settings)
         self._result = Result()
+        self._made: tuple[str, ...] = ()
 
     def carry_out(self, reason: str) -> Result:
         was = self._as_it_is()
@@ -89,18 +87,52 @@ class _Run:
         self._change(proposal)
         for warning in proposal.warnings:
             self._say(f"warning: {warning}")
-        with _noted(self._host, reason):
+        changed = [entry for path, entry in proposal.entries.items() if was.entries.get(path) != entry]
+        interruption.require_room(self._host, changed)
+        self._made = tuple(
+            entry.path for entry in changed if not os.path.lexists(self._host.at(entry.path))
+        )
+        with self._noted(reason):
             generation = self._commit(proposal, reason)
-            if not self._host.is_tree and (why := self._unproven()):
+            why = self._not_there(changed)
+            if not why and not self._host.is_tree:
+                why = self._unproven()
+            if why:
                 self._undo(was, generation, why)
         return self._result
+
+    def _not_there(self, changed: list[Entry]) -> str:
+        """Return what of the plan could not be brought about, "" for nothing."""
+        if self._settings.mode is Mode.OBSERVE:
+            return ""  # nothing was
+        failed = self._result.failed
+        paths = [entry.path for entry in changed if entry.path in failed]
+        return "; ".join(f"{printable(path)}: {failed[path]}" for path in paths)
+
+    @contextlib.contextmanager
+    def _noted(self, reason: str) -> Iterator[None]:
+        """Leave a note while a plan is carried out; it stays whatever ends this before its end.
+
+        A refusal before anything was committed is told by its own words, and leaves none.
+        """
+        generation = _current(self._host)
+        before = generation.number if generation else 0
+        with interruption.noted(self._host, interruption.Note(before, reason, self._made)):
+            try:
+                yield
+            except HardendError:
+                generation = _current(self._host)
+                if before == (generation.number if generation else 0):
+                    interruption.forget(self._host)
+                raise
+            interruption.forget(self._host)
 
     def _as_it_is(self) -> Proposal:
         """Return the current generation, or the whole host where nothing was approved yet."""
         store = self._proposer.store
         if not store.has_baseline():
             return self._proposer.whole_host()
-        return Proposal.of(store.current())
+        return Proposal.after(store.current())
 
     def _change(self, proposal: Proposal) -> None:
         """Put the plan into a proposal; what hardend does not hold is left for the administrator."""
@@ -132,13 +164,14 @@ class _Run:
                 )
 
     def _commit(self, proposal: Proposal, reason: str) -> Generation:
-        generation, outcome = commit.commit_and_apply(
-            self._host,
-            self._settings,
-            proposal,
-            reason=reason,
-            before_apply=partial(rebuild.note_mta, self._host, self._settings),
-        )
+        with interruption.held_off():
+            generation, outcome = commit.commit_and_apply(
+                self._host,
+                self._settings,
+                proposal,
+                reason=reason,
+                before_apply=partial(rebuild.note_mta, self._host, self._settings),
+            )
         commit.announce(self._host, generation)
         self._result.generation = generation.number
         self._result.failed = outcome.failed
@@ -174,56 +207,64 @@ class _Run:
         """Commit the old content as a new generation, bring it about and have the MTA load it."""
         self._say(f"the outcome is not proven, everything goes back: {why}")
         self._result.undone = why
-        back = replace(was, entries=dict(was.entries), warnings=[])
-        self._commit(back, f"back from generation {generation.number}: {why}")
+        back = replace(was, entries=dict(was.entries), warnings=[], follows=0)
+        restored = self._commit(back, f"back from generation {generation.number}: {why}")
+        for left in interruption.withdraw(self._host, self._made, back.entries, restored.number):
+            self._say(f"not undone: {left}")
         with contextlib.suppress(HardendError):
             self._result.mta = self._load().mta
 
 
-@contextlib.contextmanager
-def _noted(host: Host, reason: str) -> Iterator[None]:
-    """Leave a note while a plan is carried out; it stays when this process is killed."""
-    path = os.path.join(host.state_dir, _NOTE)
-    number = 0
-    with contextlib.suppress(StoreError):
-        number = Store(host).current().number
-    note = {"before": number, "pid": os.getpid(), "reason": reason}
-    os.makedirs(host.state_dir, 0o700, exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-        json.dump(note, file)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
 def interrupted(host: Host) -> str:
-    """Return what an earlier run that was killed left behind, one sentence, "" for nothing; forget it."""
-    path = os.path.join(host.state_dir, _NOTE)
-    note = _read_note(path)
+    """Return what an earlier run left that did not come to its end, one sentence, "" for nothing."""
+    note = interruption.read(host)
     if note is None:
         return ""
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-    before, reason = note.get("before"), printable(str(note.get("reason", "")))
-    now = 0
-    with contextlib.suppress(StoreError):
-        now = Store(host).current().number
-    if now == before:
+    reason = printable(note.reason)
+    generation = _current(host)
+    now = generation.number if generation else 0
+    if now <= note.before:
         return f"an earlier run ({reason}) was interrupted before it changed anything"
-    return (
-        f"an earlier run ({reason}) was interrupted after generation {now} was committed: "
-        "hardend check tells whether the host is there, and the guard or hardend approve brings it there"
-    )
+    if generation is not None and generation.entries == _entries_of(host, note.before):
+        return f"an earlier run ({reason}) was undone: generation {now} is generation {note.before} again"
+    return f"an earlier run ({reason}) was interrupted after generation {now} was committed"
 
 
-def _read_note(path: str) -> Mapping[str, object] | None:
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return None
-            note = json.loads(file.read(65536))
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) else None
+def resume(host: Host, settings: Settings, *, say: Say) -> None:
+    """Bring the host whole to the generation that an interrupted run left in force, and say so.
+
+    What stands in the way of it is set aside. Raises HardendError where that does not do, and the next
+    run tries it again.
+    """
+    interruption.require_no_other(host)
+    said = interrupted(host)
+    note = interruption.read(host)
+    if note is None:
+        return
+    with Store(host).locked():
+        generation = _current(host)  # a commit that died at its very end is brought to it by the lock
+    if generation is not None and generation.number > note.before:
+        with interruption.held_off():
+            outcome = commit.apply(host, settings)
+        left = interruption.withdraw(host, note.made, generation.entries, generation.number)
+        failed = [f"{printable(path)}: {why}" for path, why in outcome.failed.items()]
+        said += "; the host is there now" if not (failed or left) else ""
+        for text in (*failed, *left):
+            say(f"not done: {text}")
+        if not host.is_tree:
+            rebuild.run(host, replace(settings, reload_interval_s=1), say=say, asked=True)
+            said += "; hardend verify proves the outcome"
+    say(said)
+    interruption.forget(host)
+
+
+def _current(host: Host) -> Generation | None:
+    with contextlib.suppress(StoreError):
+        return Store(host).current()
+    return None
+
+
+def _entries_of(host: Host, number: int) -> dict[str, Entry]:
+    with contextlib.suppress(StoreError):  # pruned, or none
+        return dict(Store(host).generation(number).entries)
+    return {}

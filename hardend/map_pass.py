@@ -168,7 +168,7 @@ class MapPass:
         self, generation: Generation, changed: Mapping[str, Entry], author: str, reason: str
     ) -> Generation:
         """Make the next generation and bring the host to it; a refusal leaves things as they are."""
-        proposal = Proposal.of(generation)
+        proposal = Proposal.after(generation)
         proposal.entries.update(changed)
         try:
             if (now := self._means.store.current()).number != generation.number:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hardend.command import Ran
 from hardend.errors import CommandError, FormatError
 from hardend.formats.cf import Cf
+from hardend.formats.cf_origin import as_comment, lasting
 from hardend.formats.mc import Mc
 from hardend.kernel.distribution import family
 from hardend.layout import Tree
@@ -48,12 +49,6 @@ _NOTHING_RUNS = (
 )  # fmt: skip
 _HOST_NAME = re.compile(rb"[A-Za-z0-9.-]+")
 
-# The lines that makeinfo.sh writes: who built it where and when, and where the macros lay.
-_BUILT_BY = re.compile(
-    rb"^##### (?:built by .* on .*|in .*|using .* as configuration include directory)\n", re.MULTILINE
-)
-# Debian's Makefile appends the .mc as a comment.
-_SOURCE = re.compile(rb"(?<=\n)### /\S+ ###\n(?:# [^\n]*\n)*(?:# [^\n]*)?\Z")
 _DEBIAN_DIR = "/etc/mail"
 
 
@@ -100,7 +95,7 @@ def build_cf(mc_path: str, content: bytes, host: Host, tools: Tools) -> Build:
     _demand_configuration(done.output, mc_path)
     cf = done.output
     if family(Tree(host))[0] == "debian" and os.path.dirname(mc_path) == _DEBIAN_DIR:
-        cf += _as_comment(mc_path, content)
+        cf += as_comment(mc_path, content)
     return Build(cf, warnings)
 
 
@@ -109,14 +104,14 @@ def same_configuration(one: bytes, other: bytes) -> bool:
 
     Comments count: a hand that only adds one is a hand. The copy of the .mc that Debian appends does not.
     """
-    return _lasting(one) == _lasting(other)
+    return lasting(one) == lasting(other)
 
 
 def difference(one: bytes, other: bytes) -> str:
     """Return a unified diff of what same_configuration compares; "" when it is the same."""
     if same_configuration(one, other):
         return ""
-    return "\n".join(unified("/sendmail.cf", _lasting(one), _lasting(other), mask=True))
+    return "\n".join(unified("/sendmail.cf", lasting(one), lasting(other), mask=True))
 
 
 def new_programs(before: bytes, after: bytes) -> tuple[str, ...]:
@@ -177,14 +172,3 @@ def _demand_configuration(cf: bytes, mc_path: str) -> None:
     """Raise FormatError for an output without a version line: m4exit, or everything diverted."""
     if not any(line.kind == "V" for line in Cf(cf).lines):
         raise FormatError(mc_path, 0, "m4 made no configuration of it: there is no V line")
-
-
-def _as_comment(mc_path: str, content: bytes) -> bytes:
-    """Return what Debian's Makefile appends: a heading, and the .mc with ``# `` before every line."""
-    *lines, last = content.split(b"\n")
-    heading = b"### %s ###\n" % os.fsencode(mc_path)
-    return heading + b"".join(b"# %s\n" % line for line in lines) + (b"# " + last if last else b"")
-
-
-def _lasting(cf: bytes) -> bytes:
-    return _SOURCE.sub(b"", _BUILT_BY.sub(b"", cf))

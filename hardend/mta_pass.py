@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hardend import mta, probe
+from hardend import mta, probe, promises
 from hardend.baseline.manifest import Generation
 from hardend.errors import CommandError, HardendError
 from hardend.gate import Candidate, gate
@@ -18,13 +18,17 @@ from hardend.offer import Means
 
 
 class MtaPass:
-    """The processes of the MTA, one after the other; ``outcomes`` says what was decided on each."""
+    """The processes of the MTA, one after the other; ``outcomes`` says what was decided on each.
+
+    ``broken`` are the promises of the files that the MTA does not keep after it was told to load them.
+    """
 
     def __init__(self, means: Means, *, asked: bool = False) -> None:
         self._means = means
         self._asked = asked  # by the administrator, who wants what is not known to be loaded too
         self.outcomes: dict[str, str] = {}
         self.problems: list[str] = []
+        self.broken: list[str] = []
 
     def run(self, generation: Generation, drifts: Mapping[str, tuple[int, int]]) -> float:
         """Do what is to be done, and return in how many seconds something that waits may be done."""
@@ -126,6 +130,8 @@ class MtaPass:
             PATH=[path for path in situation.baseline if path in decision.reason] or None,
         )
         self.outcomes[process.kind.value] = f"{verb}: {decision.reason}"
+        if process.kind is Kind.DAEMON:
+            self._ask_for_promises()
 
     def _refusal(self, kind: Kind, decision: Decision, situation: Situation) -> str:
         """Return why nothing may be done now, "" when it may."""
@@ -156,6 +162,22 @@ class MtaPass:
             return ""
         answer = probe.greeting(*probe.listening_address(situation.options))
         return "" if answer.is_welcome else answer.why or answer.text
+
+    def _ask_for_promises(self) -> None:
+        """Ask the daemon over SMTP whether it does what the files say; tell the journal once if not."""
+        means, subject = self._means, "daemon promises"
+        path = means.layout.cf
+        try:
+            copy = copy_live(means.host, path)
+            content = copy.content if copy is not None else b""
+            self.broken = promises.broken(means.host, means.layout, means.settings, content)
+        except HardendError:
+            return  # what cannot be read promises nothing, and is told by who looks at it
+        if not self.broken:
+            means.memory.told.pop(subject, None)
+            return
+        text = "; ".join(self.broken)
+        means.tell_once(subject, f"the MTA does not do what its files say: {text}", PATH=path)
 
     def _failed(self, subject: str, text: str) -> None:
         self.problems.append(text)

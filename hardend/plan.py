@@ -138,6 +138,7 @@ def with_truth(
     differing: dict[str, str] = {}
     sources = dict(documents.sources)
     content = dict(documents.content)
+    unmade = dict(documents.unmade)
     for cf, mc in documents.sources.items():
         built = build_cf(mc, documents.read(mc), host, tools).cf
         if same_configuration(built, documents.read(cf)):
@@ -154,7 +155,13 @@ def with_truth(
             del sources[cf]
         else:
             content[cf] = built
-    decided = replace(documents, sources=MappingProxyType(sources), content=MappingProxyType(content))
+            unmade.pop(cf, None)
+    decided = replace(
+        documents,
+        sources=MappingProxyType(sources),
+        content=MappingProxyType(content),
+        unmade=MappingProxyType(unmade),
+    )
     return decided, differing
 
 
@@ -180,6 +187,7 @@ def _built(
     """Return the documents with every .cf built anew whose .mc changed."""
     warnings: list[str] = []
     content = dict(after.content)
+    unmade = {cf: why for cf, why in after.unmade.items() if cf not in after.stale}
     for cf in sorted(after.stale):
         mc = after.sources[cf]
         build = build_cf(mc, after.read(mc), host, tools)
@@ -190,4 +198,10 @@ def _built(
             )
         warnings += build.warnings
         content[cf] = build.cf
-    return replace(after, content=MappingProxyType(content), stale=frozenset()), warnings
+    made = replace(
+        after,
+        content=MappingProxyType(content),
+        stale=frozenset(),
+        unmade=MappingProxyType(unmade),
+    )
+    return made, warnings

@@ -22,17 +22,29 @@ from hardend.model import Class, Entry, FileType, Host, Protected, Role, printab
 
 @dataclass(slots=True)
 class Proposal:
-    """The entries of a generation to be, and what the administrator should know first."""
+    """The entries of a generation to be, and what the administrator should know first.
+
+    ``follows`` is the number of the generation that it was made from: another one in force by the time of
+    the commit would be undone by it. 0 for one that stands for itself.
+    """
 
     entries: dict[str, Entry]
     layout: str
     sendmail: str = ""
     warnings: list[str] = field(default_factory=list)
+    follows: int = 0
 
     @classmethod
     def of(cls, generation: Generation) -> Self:
-        """Return the proposal to have a generation's content (again), to be changed or committed as it is."""
+        """Return the proposal to have a generation's content (again), whatever is in force by then."""
         return cls(dict(generation.entries), generation.layout, generation.sendmail)
+
+    @classmethod
+    def after(cls, generation: Generation) -> Self:
+        """Return the proposal to change something of the generation in force."""
+        made = cls.of(generation)
+        made.follows = generation.number
+        return made
 
 
 class Proposer:
@@ -68,7 +80,10 @@ class Proposer:
         leaves the baseline. Raises FileError for a path that hardend does not protect here.
         """
         proposal = Proposal(
-            dict(current.entries), self.layout.profile, maps.library(self._tools)
+            dict(current.entries),
+            self.layout.profile,
+            maps.library(self._tools),
+            follows=current.number,
         )
         known = {
             item.path: item

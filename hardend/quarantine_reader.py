@@ -74,6 +74,16 @@ class Kept:
         entries = self.record.get("entries")
         return [item for item in entries if isinstance(item, dict)] if isinstance(entries, list) else []
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The ids of the rules that it broke, as far as that was judged."""
+        return _words(self.record.get("rules"))
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Where and how it broke them, one sentence each."""
+        return _words(self.record.get("faults"))
+
     def content_of(self, inside: str = "") -> str:
         """Return the digest of its content, or of the file ``inside`` of a directory.
 
@@ -290,6 +300,10 @@ class Shelf:
             return value
         self._fault(directory, f"{identifier}.json", f"damaged: {name!r} is not {kind.__name__}")
         return None
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
 
 
 _DAMAGED = "its record still tells what it was; hardend quarantine purge --id removes both"

@@ -45,6 +45,7 @@ def overlay(documents: Documents, entries: Mapping[str, Entry], store: Store) ->
         names=MappingProxyType(names),
         stale=frozenset(),
         stale_maps=MappingProxyType({}),
+        unmade=MappingProxyType({}),
     )
 
 
@@ -73,11 +74,28 @@ def refusals(
     store: Store,
     waived: Iterable[str] = (),
 ) -> list[str]:
-    """Return why a generation with ``entries`` would be worse than its parent, one sentence each."""
+    """Return what ``new_faults`` does, and nothing where the store cannot be read: that is no measure.
+
+    Whoever lets something pass by it says so: ``new_faults`` tells the two apart.
+    """
     try:
-        before, after = overlay(documents, parent, store), overlay(documents, entries, store)
+        return new_faults(documents, parent, entries, store, waived)
     except StoreError:
-        return []  # a parent that cannot be read is no measure
+        return []
+
+
+def new_faults(
+    documents: Documents,
+    parent: Mapping[str, Entry],
+    entries: Mapping[str, Entry],
+    store: Store,
+    waived: Iterable[str] = (),
+) -> list[str]:
+    """Return why a generation with ``entries`` would be worse than its parent, one sentence each.
+
+    Raises StoreError where the content of one of the two cannot be read.
+    """
+    before, after = overlay(documents, parent, store), overlay(documents, entries, store)
     return [
         f"{fault.place}: {rule.id}: {fault.message}"
         for rule, fault in worse(before, after, waived)

@@ -33,15 +33,19 @@ _SETTLE_S = 0.3  # the guard publishes four times a second
 
 @dataclass(slots=True)
 class Report:
-    """What a run found and did: by map, by MTA process; problems are one sentence each."""
+    """What a run found and did: by map, by MTA process; problems are one sentence each.
+
+    ``broken`` are the promises of the files that the MTA did not keep after it was told to load them.
+    """
 
     maps: dict[str, str] = field(default_factory=dict)
     mta: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, object]:
         """Return what ``hardend rebuild --json`` prints."""
-        return {"maps": self.maps, "mta": self.mta, "problems": self.problems}
+        return {"maps": self.maps, "mta": self.mta, "problems": self.problems, "broken": self.broken}
 
 
 def run(
@@ -57,7 +61,7 @@ def run(
     an MTA is reloaded also where it is not known what it has loaded. Raises StoreError without an
     intact baseline, RefusedError when another run does not end.
     """
-    with _alone(host, settings):
+    with alone(host, settings):
         journal = Journal(host, identifier="hardend-rebuild")
         try:
             return _rounds(host, settings, journal, say, asked=asked)
@@ -105,6 +109,7 @@ def _one_round(
             mta_memory.write(host, means.memory)
     report.maps, report.mta = map_pass.outcomes, mta_pass.outcomes
     report.problems = map_pass.problems + mta_pass.problems
+    report.broken = mta_pass.broken
     return report, wait_s
 
 
@@ -180,7 +185,8 @@ def _wait(host: Host, wait_s: float, seen: tuple[object, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(host: Host, settings: Settings) -> Iterator[None]:
+def alone(host: Host, settings: Settings) -> Iterator[None]:
+    """Keep other runs away. Raises RefusedError when one does not end."""
     os.makedirs(host.run_dir, 0o755, exist_ok=True)
     descriptor = os.open(
         os.path.join(host.run_dir, "rebuild.lock"),

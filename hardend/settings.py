@@ -26,6 +26,21 @@ class Expiry(StrEnum):
     REVERT = "revert"
 
 
+class Priority(StrEnum):
+    """How much an alert matters, in the words of syslog(3); ``number`` as there, the worst is lowest."""
+
+    CRIT = "crit"
+    ERR = "err"
+    WARNING = "warning"
+    NOTICE = "notice"
+    INFO = "info"
+
+    @property
+    def number(self) -> int:
+        """The number of syslog(3)."""
+        return 2 + list(Priority).index(self)
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the administrator decided for the rules, in [rules].
@@ -93,6 +108,13 @@ class Settings:
     quarantine_object_max_mib: int = 8
     require_signature: bool = False
     baseline_own: tuple[str, ...] = ()
+    alert_command: tuple[str, ...] = ()
+    alert_relay: str = ""
+    alert_from: str = ""
+    alert_to: tuple[str, ...] = ()
+    alert_min_priority: Priority = Priority.WARNING
+    alert_burst: int = 5
+    alert_repeat_s: int = 86400
     classes: tuple[tuple[str, Class], ...] = ()
     lock: tuple[str, ...] = ()
     unlock: tuple[str, ...] = ()
@@ -128,6 +150,10 @@ class Settings:
             held = dict(self.classes).get(block.path, Class.CHECKED)
             if held is not Class.CHECKED:
                 yield f"blocks and paths.classes: {printable(block.path)} cannot be {held.value} with a block"
+        if self.alert_command and self.alert_relay:
+            yield "alerts.command and alerts.relay: give one of them"
+        if self.alert_relay and not self.alert_to:
+            yield "alerts.relay: alerts.to must say to whom"
         if self.default_window_s > self.max_window_s:
             yield (
                 f"windows.default_window = {self.default_window_s}s: must be at most"

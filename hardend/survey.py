@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from hardend import classes
 from hardend.config import Settings
-from hardend.errors import FileError
+from hardend.errors import FileError, FormatError
 from hardend.formats.aliases import Aliases, include_targets
 from hardend.formats.cf import Cf
 from hardend.formats.recipients import Kind, Target
@@ -25,6 +25,7 @@ from hardend.layout import Layout
 from hardend.model import FileType, Host
 from hardend.observe import file_type, flags_of
 from hardend.rules.documents import Attributes, Documents
+from hardend.rules.exposure_source import unmade_by_sight
 
 _SETTINGS_FILES = ("/etc/mail/sendmail.conf", "/etc/sysconfig/sendmail", "/etc/conf.d/sendmail")
 # Options of sendmail.cf that name a file whose owner and mode matter.
@@ -39,11 +40,15 @@ _ROOT_FORWARD = "/root/.forward"
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _INCLUDE_DEPTH = 4
+_MOST_NAMED = 20_000  # different programs and files of aliases; all lists of a host name the same few
 _MOST_NAMES = 4096  # in the smrsh directory; more is not a directory of programs
 
 
-def survey(host: Host, layout: Layout, settings: Settings) -> Documents:
-    """Return the documents of a host. Raises FileError for links that form a loop, or no right to list."""
+def survey(host: Host, layout: Layout, settings: Settings, also: Iterable[str] = ()) -> Documents:
+    """Return the documents of a host, and the attributes of what is ``also`` asked for.
+
+    Raises FileError for links that form a loop, or no right to list.
+    """
     reading = _Reading(Tree(host), host)
     configuration = (layout.cf, layout.submit_cf, layout.mc, layout.submit_mc)
     lists = (*layout.class_files, *(spec.source for spec in layout.maps), *layout.text_maps)
@@ -61,19 +66,21 @@ def survey(host: Host, layout: Layout, settings: Settings) -> Documents:
         for named in _named_files(reading, path):
             reading.look(named)
     reading.list_programs(layout.smrsh_dir)
-    for path in (*settings.policy.smrsh_programs, *_DELIVERY_PROGRAMS):
+    for path in (*settings.policy.smrsh_programs, *_DELIVERY_PROGRAMS, *also):
         reading.look(path)
     pairs = ((layout.cf, layout.mc), (layout.submit_cf, layout.submit_mc))
+    sources = {cf: mc for cf, mc in pairs if mc in reading.content}
     return Documents(
         layout=layout,
         content=MappingProxyType(reading.content),
         attributes=MappingProxyType(reading.attributes),
         names=MappingProxyType(reading.names),
         unreadable=MappingProxyType(reading.unreadable),
-        sources=MappingProxyType({cf: mc for cf, mc in pairs if mc in reading.content}),
+        sources=MappingProxyType(sources),
         users=MappingProxyType(reading.numbers("/etc/passwd")),
         groups=MappingProxyType(reading.numbers("/etc/group")),
         stale_maps=MappingProxyType(dict(_stale_maps(layout, reading.attributes))),
+        unmade=MappingProxyType(unmade_by_sight(reading.content, reading.attributes, sources)),
         policy=settings.policy,
         lockable=tuple(
             item.path for item in classes.protected(host, layout, settings) if item.immutable
@@ -92,6 +99,7 @@ class _Reading:
     names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     _includes: set[str] = field(default_factory=set)
+    _named: set[str] = field(default_factory=set)
 
     def look(self, path: str) -> str:
         """Note what lstat says of a path, of everything above it and of every link on the way.
@@ -152,24 +160,43 @@ class _Reading:
 
     def read_aliases(self, path: str, smrsh_dir: str) -> None:
         """Take an alias file in, the lists that it includes, and what is known of what both name."""
-        document = Aliases(self.read(path), path)
-        self._follow((target for entry in document.entries for target in entry.targets), smrsh_dir, 0)
+        try:
+            document = Aliases(self.read(path), path)
+        except FormatError as error:
+            self._give_up(path, str(error))
+            return
+        targets = (target for entry in document.entries for target in entry.targets)
+        self._follow(path, targets, smrsh_dir, 0)
 
-    def _follow(self, targets: Iterable[Target], smrsh_dir: str, depth: int) -> None:
+    def _look_once(self, path: str) -> None:
+        if path not in self._named:
+            self._named.add(path)
+            self.look(path)
+
+    def _give_up(self, path: str, why: str) -> None:
+        """Treat a file that was read as one that was not: a part of it would be judged for the whole."""
+        self.content.pop(path, None)
+        self.unreadable[path] = why
+
+    def _follow(self, source: str, targets: Iterable[Target], smrsh_dir: str, depth: int) -> None:
+        most = _MOST_NAMED if depth else 2 * _MOST_NAMED  # a list alone does not hide the alias file
         for target in targets:
+            if target.kind in {Kind.FILE, Kind.PROGRAM} and len(self._named) > most:
+                self._give_up(source, f"over {_MOST_NAMED} programs and files: too many to be judged")
+                return
             if target.kind is Kind.FILE:
-                self.look(target.value)
+                self._look_once(target.value)
             elif target.kind is Kind.PROGRAM:
                 for program in target.programs:
-                    self.look(program)
-                    self.look(os.path.join(smrsh_dir, os.path.basename(program)) if smrsh_dir else "")
+                    self._look_once(program)
+                    self._look_once(os.path.join(smrsh_dir, os.path.basename(program)) if smrsh_dir else "")
             elif target.kind is Kind.INCLUDE and depth < _INCLUDE_DEPTH:
                 path = target.include_path
                 if path in self._includes or not path.startswith("/"):
                     continue
                 self._includes.add(path)
                 data = self.read(path)
-                self._follow((inner for _, inner in include_targets(data)), smrsh_dir, depth + 1)
+                self._follow(path, (inner for _, inner in include_targets(data)), smrsh_dir, depth + 1)
 
     def list_programs(self, directory: str) -> None:
         """Take in what is in smrsh's directory and where its links lead."""

@@ -20,6 +20,7 @@ from hardend.errors import HardendError, RefusedError
 from hardend.journal import Event, Journal
 from hardend.kernel.paths import open_beneath
 from hardend.model import Drift, Host, Role, printable
+from hardend.propose import Proposal
 from hardend.window import Window
 from hardend.window_review import Review, Verdict
 
@@ -52,11 +53,19 @@ class Ended:
 
 
 def end(
-    host: Host, settings: Settings, review: Review, verdict: Verdict, *, reason: str, author: str = ""
+    host: Host,
+    settings: Settings,
+    review: Review,
+    verdict: Verdict,
+    *,
+    reason: str,
+    author: str = "",
+    record: bool = False,
 ) -> Ended:
     """End the window of a review, or the part that was reviewed, as the verdict says.
 
-    What neither stays nor was judged goes back. Raises RefusedError where the window or the baseline is
+    What neither stays nor was judged goes back. ``record`` has a generation made where nothing stays, too,
+    so that the baseline's log tells of it. Raises RefusedError where the window or the baseline is
     another one by now, or where the guard refuses the generation: the window is open then.
     """
     item, closing = review.window, review.closing
@@ -67,15 +76,19 @@ def end(
         left = window.without(now, closing)
         if review.store.current().number != review.current.number:
             raise RefusedError("another generation was approved meanwhile", hint="the same command again")
+        proposal = verdict.proposal
+        if proposal is None and record:
+            proposal = Proposal.of(review.current)
+        is_new = proposal is not None and proposal.entries != review.current.entries
         notes = verdict.notes + [f"{printable(path)}: built from its source" for path in verdict.built]
-        ended = Ended(item, kept=verdict.kept, notes=notes)
+        ended = Ended(item, kept=_staying(review, verdict), notes=notes)
         ended.reverted = {
             path: verdict.refused.get(path, "") for path in review.changed if path not in verdict.kept
         }
         entries = review.current.entries
         wrong = [path for path in ended.reverted if path in entries and entries[path].role is Role.MAP]
         wrong += verdict.built
-        new = [path for path in ended.reverted if path not in entries]
+        new = [path for path in (*ended.reverted, *verdict.dropped) if path not in entries]
         by_guard = state.guard_is_alive(host)
 
         def shut(_before: Generation) -> None:
@@ -85,9 +98,9 @@ def end(
             if not by_guard:
                 _forget(host, item, left)
 
-        if verdict.proposal is not None and verdict.kept:
+        if proposal is not None and (is_new or record):
             generation, outcome = commit.commit_and_apply(
-                host, settings, verdict.proposal, reason=reason, author=author, before_apply=shut
+                host, settings, proposal, reason=reason, author=author, before_apply=shut
             )
             commit.announce(host, generation)
             ended.generation, ended.failed = generation.number, outcome.failed
@@ -101,6 +114,15 @@ def end(
         with contextlib.suppress(HardendError):  # maps that answer otherwise, and what the MTA has loaded
             rebuild.run(host, settings)
     return ended
+
+
+def _staying(review: Review, verdict: Verdict) -> list[str]:
+    """Return what is kept and was not mended to what it was."""
+    if verdict.proposal is None:
+        return []
+    before, after = review.current.entries, verdict.proposal.entries
+    stays = (path for path in verdict.kept if path not in verdict.dropped)
+    return [path for path in stays if before.get(path) != after.get(path)]
 
 
 def _set_aside(host: Host, review: Review, paths: Iterable[str]) -> None:

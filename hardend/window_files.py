@@ -162,10 +162,30 @@ def hold_runner(host: Host, identifier: str) -> int:
     return descriptor
 
 
+def hold_for(host: Host, identifier: str, pid: int) -> None:
+    """Have a window last as long as a process that knows nothing of it. Raises OSError."""
+    os.makedirs(directory(host), 0o755, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(runner_path(host, identifier), flags, 0o600), "w", encoding="ascii") as file:
+        file.write(f"{pid}\n")
+
+
+def holder(host: Host, identifier: str) -> int:
+    """Return the process that a window was made to last as long as, dead or alive; 0 for none."""
+    try:
+        descriptor = os.open(runner_path(host, identifier), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, encoding="ascii") as file:
+            return int(file.read(32))
+    except (OSError, ValueError):
+        return 0
+
+
 def is_orphan(host: Host, window: Window) -> bool:
     """Return whether the process that ran the command of a window is gone."""
     if not window.command:
         return False
+    if pid := holder(host, window.id):
+        return not _lives(pid)
     try:
         descriptor = os.open(runner_path(host, window.id), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -179,6 +199,17 @@ def is_orphan(host: Host, window: Window) -> bool:
         os.close(descriptor)
     kind: int = struct.unpack(_FLOCK, answer)[0]
     return kind == fcntl.F_UNLCK
+
+
+def _lives(pid: int) -> bool:
+    """Return whether a process is there; not by /proc, where the guard does not see it (ProtectProc=)."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextlib.contextmanager

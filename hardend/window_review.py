@@ -36,10 +36,12 @@ class Verdict:
     """What may stay (``kept``), as the entries of the next generation, and why the rest may not.
 
     ``built`` are maps that the generation has and the host has not: they were built to the side.
+    ``dropped`` are paths among the kept that the rules took away again; ``notes`` say why.
     """
 
     kept: list[str] = field(default_factory=list)
     built: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     proposal: Proposal | None = None
     notes: list[str] = field(default_factory=list)
@@ -183,11 +185,13 @@ class Review:
         proposal = Proposal(entries, self.live.layout, self.live.sendmail)
         try:
             notes = mend(proposal, self._proposer)
+            dropped = [path for path in paths if path not in proposal.entries and not self.is_gone(path)]
             built = self._follow(proposal, paths)
             why = "; ".join(self._faults(proposal))
         except HardendError as error:
             return str(error)
-        return why or Verdict(kept=sorted(paths), built=built, proposal=proposal, notes=notes)
+        kept = sorted(paths)
+        return why or Verdict(kept, built, sorted(dropped), proposal=proposal, notes=notes)
 
     def _groups(self, paths: list[str]) -> list[list[str]]:
         """Return what can only stay together."""

@@ -8,28 +8,33 @@ from datetime import UTC, datetime
 from hardend import layout, ratchet, survey
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
-from hardend.errors import HardendError, RefusedError
+from hardend.errors import HardendError, RefusedError, StoreError
 from hardend.model import Host, printable
 from hardend.propose import Proposal
 from hardend.settings import Settings
 
+UNKNOWN = "whether a rule gets worse is not known"
 _SHOWN = 5
 
 
 def worsened(host: Host, settings: Settings, current: Generation, proposal: Proposal) -> list[str]:
     """Return the findings that the generation in force does not have, one sentence each, safe to show.
 
-    Waived rules do not count. A host whose files cannot be read for the rules has none: that is a
-    warning of the proposal.
+    Waived rules do not count. Where the host's files, or the generation in force, cannot be read for the
+    rules there are none: that is a warning of the proposal.
     """
     today = datetime.now(UTC).date()
     waived = [waiver.rule for waiver in settings.waivers if waiver.holds(today)]
     try:
         documents = survey.survey(host, layout.find(host), settings)
     except HardendError as error:
-        proposal.warnings.append(f"whether a rule gets worse is not known: {error}")
+        proposal.warnings.append(f"{UNKNOWN}: {error}")
         return []
-    faults = ratchet.refusals(documents, current.entries, proposal.entries, Store(host), waived)
+    try:
+        faults = ratchet.new_faults(documents, current.entries, proposal.entries, Store(host), waived)
+    except StoreError as error:  # what is damaged is no measure, and approving anew is the way out
+        proposal.warnings.append(f"{UNKNOWN}: {error}")
+        return []
     return [printable(text) for text in faults]
 
 

@@ -34,12 +34,26 @@ def _without(program: str) -> Callable[[], str]:
     return lambda: "" if shutil.which(program) else f"needs {program}"
 
 
-_NEEDS = {"root": _not_root, "host": _no_host, "m4": _without("m4"), "openssl": _without("openssl")}
+_NEEDS = {
+    "root": _not_root,
+    "host": _no_host,
+    **{program: _without(program) for program in ("m4", "mandoc", "openssl")},
+}
+_NEEDS |= {"unshare": _without("unshare"), "python3": _without("/usr/bin/python3")}
 _skipped: dict[str, int] = {}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lies in tests/host as ``host``."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--all``."""
+    parser.addoption("--all", action="store_true", help="run what takes longer than CI has, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what lies in tests/host as ``host``; leave out what is only for ``--all``."""
+    if not config.getoption("--all"):
+        left_out = [item for item in items if item.get_closest_marker("all")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         if Path(__file__).parent / "host" in item.path.parents:
             item.add_marker("host")

@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
-from hardend import commit, config, layout, maps, propose, rebuild, state
+from hardend import commit, config, layout, maps, propose, rebuild, state, worsening
 from hardend.baseline import trust
+from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError, StoreError
 from hardend.inspection import inspect, require_same_layout
 from hardend.model import Host, Mode, printable
-from hardend.worsening import require_no_worse
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -94,18 +96,15 @@ def _approve(args: argparse.Namespace) -> int:
         raise RefusedError("--reason is empty", hint="say why; it stands in the baseline's log")
     settings = config.load(host)
     proposer = propose.Proposer(host, settings)
-    if args.proposed:
-        proposal = proposer.some_paths(
-            proposer.store.current(),
-            {os.path.abspath(path): source for path, source in args.proposed.items()},
-        )
-    else:
-        proposal = proposer.whole_host()
+    proposal = _proposed(host, settings, proposer, args.proposed)
     worse: list[str] = []
     if proposer.store.has_baseline():
-        with contextlib.suppress(StoreError):  # damaged: approving anew is the way out
+        try:
             current = trust.in_force(host, proposer.store, settings).generation
-            worse = require_no_worse(host, settings, current, proposal, force=args.force)
+        except StoreError as error:  # damaged: approving anew is the way out
+            proposal.warnings.append(f"{worsening.UNKNOWN}: {error}")
+        else:
+            worse = worsening.require_no_worse(host, settings, current, proposal, force=args.force)
     for warning in [*proposal.warnings, *(f"forced: {text}" for text in worse)]:
         print(f"hardend: warning: {warning}", file=sys.stderr)
     generation, outcome = commit.commit_and_apply(
@@ -138,6 +137,57 @@ def _approve(args: argparse.Namespace) -> int:
     for path, why in outcome.failed.items():
         print(f"hardend: {printable(path)}: {why}", file=sys.stderr)
     return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
+
+
+def _proposed(
+    host: Host, settings: config.Settings, proposer: propose.Proposer, named: Mapping[str, str]
+) -> propose.Proposal:
+    """Return the proposal of the paths that are named, each with the file of its new content or ""."""
+    if not named:
+        return proposer.whole_host()
+    paths = {os.path.abspath(path): source for path, source in named.items()}
+    current = proposer.store.current()
+    proposal = proposer.some_paths(current, paths)
+    tools = maps.tools_for(host, proposer.layout, settings)
+    _build_maps(tools, proposer, proposal, current, paths)
+    return proposal
+
+
+def _build_maps(
+    tools: maps.Tools,
+    proposer: propose.Proposer,
+    proposal: propose.Proposal,
+    before: Generation,
+    paths: Mapping[str, str],
+) -> None:
+    """Have the maps of live sources go with them into the proposal, as with --from: built aside.
+
+    A map that is named itself is taken in as it is.
+    """
+    for entry in list(proposal.entries.values()):
+        spec = entry.spec
+        source = proposal.entries.get(spec.source) if spec is not None else None
+        if spec is None or source is None or paths.get(source.path) != "" or entry.path in paths:
+            continue
+        was = before.entries.get(source.path)
+        is_new = was is None or was.digest != source.digest or entry.mtime_ns < source.mtime_ns
+        if not source.digest or not is_new:
+            continue
+        with maps.workdir() as directory:
+            built = maps.build(spec, proposer.store.object(source.digest), directory, tools)
+            with open(built.path, "rb") as file:
+                data = file.read()
+        proposal.warnings += built.warnings
+        proposal.entries[entry.path] = replace(
+            entry,
+            digest=proposer.store.add_object(data),
+            size=len(data),
+            mtime_ns=max(time.time_ns(), source.mtime_ns),
+            answers=built.answers,
+            builder=maps.library(tools),
+            sources=((source.path, source.digest),),
+            opaque=False,
+        )
 
 
 def _print_next_step(host: Host, settings: config.Settings, outcome: commit.Outcome) -> None:

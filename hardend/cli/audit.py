@@ -12,7 +12,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from hardend import config, findings, layout, survey
+from hardend import config, findings, layout, maps, origin, survey
+from hardend.cli import sarif
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit, HardendError
 from hardend.findings import Result, Summary
@@ -32,6 +33,7 @@ _TITLES = {
     Section.RELAYING: "8. relaying",
     Section.EXPOSURE: "9. exposure: what the guide lacks",
 }
+_BUILDS = "exposure-source"  # the rule for which every .mc is built to the side
 _SHOWN = 5  # faults of one rule; the rest is counted
 _WIDTH = 100
 
@@ -46,7 +48,9 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     audit.add_argument("--rule", action="append", metavar="ID", dest="rules", help="only this; repeatable")
     audit.add_argument("--all", action="store_true", help="show every fault, and the rules that pass")
-    json_option(audit, "the findings")
+    form = audit.add_mutually_exclusive_group()
+    json_option(form, "the findings")
+    form.add_argument("--sarif", action="store_true", help="print the findings as SARIF 2.1.0")
     audit.set_defaults(run=_audit)
     explain = verbs.add_parser("explain", help="say what a rule wants and why; without ID list them")
     explain.add_argument("rule", nargs="?", metavar="ID")
@@ -76,6 +80,8 @@ def _audit(args: argparse.Namespace) -> int:
             _warn(f"waivers: {printable(waiver.rule)}: no such rule; hardend explain lists them")
     found = layout.find(host)
     documents = survey.survey(host, found, settings)
+    if any(rule.id == _BUILDS for rule in rules):
+        documents = origin.compared(documents, host, maps.tools_for(host, found, settings))
     today = datetime.now(UTC).date()
     results = findings.results(judge_all(documents, rules), settings.waivers, today)
     summary = findings.summarize(results)
@@ -89,6 +95,9 @@ def _audit(args: argparse.Namespace) -> int:
             "findings": [finding.document() for result in results for finding in result.findings],
         }
         json.dump(document, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    elif args.sarif:
+        json.dump(sarif.document(host, rules, results), sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
         print(f"{name}: Sendmail, {found.profile} layout")

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Iterator
 
-from hardend import commit, config, propose
+from hardend import commit, config, propose, worsening
 from hardend.baseline import retention, trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
@@ -18,9 +17,10 @@ from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit, RefusedError, StoreError
 from hardend.model import Class, Entry, Host, Role, printable
 from hardend.textdiff import unified
-from hardend.worsening import require_no_worse
 
 _MOST_KEPT = 10**9
+_DIGITS = 12  # of a digest, where people compare two
+_LONGEST = 200
 _DESCRIBED = (
     *("kind", "cls", "role", "uid", "gid", "flags", "mtime_ns", "target", "xattrs"),
     *("spec", "answers", "builder", "sources", "opaque", "mount"),
@@ -145,7 +145,7 @@ def _line(entry: Entry) -> str:
     flags = entry.flags or "-"
     return (
         f"{entry.cls:10} {entry.role:9} {flags:2} {entry.mode:04o} {entry.uid:5}:{entry.gid:<5} "
-        f"{entry.digest[:12] or '-':12}"
+        f"{entry.digest[:_DIGITS] or '-':{_DIGITS}}"
     )
 
 
@@ -184,11 +184,20 @@ def _describe(
     for name in _DESCRIBED:
         old, new = getattr(before, name), getattr(after, name)
         if old != new:
-            yield f"{printable(path)}: {name} {old!s:.200} -> {new!s:.200}"
+            yield f"{printable(path)}: {name} {_value(name, old)} -> {_value(name, new)}"
     if before.mode != after.mode:
         yield f"{printable(path)}: mode {before.mode:04o} -> {after.mode:04o}"
     if before.digest != after.digest:
         yield from _content_diff(store, before, after)
+
+
+def _value(name: str, value: object) -> str:
+    """Return the value of a field of an entry, short and safe to show."""
+    if name in {"answers", "builder"}:
+        value = str(value)[:_DIGITS]
+    elif name == "sources" and isinstance(value, tuple):
+        value = ", ".join(f"{path} {digest[:_DIGITS] or '-'}" for path, digest in value)
+    return printable(str(value)[:_LONGEST]) or "-"
 
 
 def _content_diff(store: Store, before: Entry, after: Entry) -> Iterator[str]:
@@ -221,14 +230,18 @@ def _rollback(args: argparse.Namespace) -> int:
     settings = config.load(host)
     proposal = propose.Proposal.of(old)
     worse: list[str] = []
-    with contextlib.suppress(StoreError):  # damaged: going back is a way out
-        worse = require_no_worse(host, settings, Store(host).current(), proposal, force=args.force)
+    try:
+        current = Store(host).current()
+    except StoreError as error:  # damaged: going back is a way out
+        proposal.warnings.append(f"{worsening.UNKNOWN}: {error}")
+    else:
+        worse = worsening.require_no_worse(host, settings, current, proposal, force=args.force)
     generation, outcome = commit.commit_and_apply(
         host, settings, proposal, reason=f"rollback to {args.number}: {args.reason}"
     )
     commit.announce(host, generation, worse)
-    for text in worse:
-        print(f"hardend: warning: forced: {text}", file=sys.stderr)
+    for warning in [*proposal.warnings, *(f"forced: {text}" for text in worse)]:
+        print(f"hardend: warning: {warning}", file=sys.stderr)
     print(f"generation {generation.number} has the content of {args.number}")
     if outcome.withheld:
         print(f"hardend: warning: not enforced yet: {outcome.withheld}", file=sys.stderr)

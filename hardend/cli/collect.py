@@ -9,10 +9,13 @@ import json
 import os
 import sys
 
+from hardend.breach import Judge
 from hardend.cli.options import common_options, json_option
 from hardend.collect import Summary, collect
+from hardend.commit import require_root
 from hardend.config import load
 from hardend.errors import Exit
+from hardend.journal import Journal
 from hardend.quarantine import Limits
 
 _MIB = 1 << 20
@@ -26,8 +29,8 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "collect",
         parents=[common_options()],
         help="move what restores replaced into the quarantine",
-        description="Move what restores replaced into the quarantine and evict what is over its "
-        "limits. The guard starts this itself.",
+        description="Move what restores replaced into the quarantine, say which rules it broke, and "
+        "evict what is over the limits. The guard starts this itself.",
         epilog="Exit status: 0 all moved; 1 something could not be moved and stays where it was.",
     )
     json_option(parser, "the summary")
@@ -36,6 +39,7 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _run(args: argparse.Namespace) -> int:
+    require_root()
     settings = load(args.host)
     limits = Limits(
         max_bytes=settings.quarantine_max_mib * _MIB,
@@ -43,13 +47,17 @@ def _run(args: argparse.Namespace) -> int:
         object_bytes=settings.quarantine_object_max_mib * _MIB,
     )
     _step_back()
-    summary = collect(args.host, limits)
+    with contextlib.closing(Journal(args.host)) as journal:
+        judge = Judge(args.host, settings, journal)
+        summary = collect(args.host, limits, judging=judge.judge)
     if args.json:
         sys.stdout.write(json.dumps(summary.as_json(), indent=2, sort_keys=True) + "\n")
     elif not args.quiet:
         sys.stdout.write(_line(summary, settings.quarantine_max_mib) + "\n")
     for identifier, reason in summary.failed:
         sys.stderr.write(f"hardend: {identifier}: not collected: {reason}\n")
+    for fault in judge.faults:
+        sys.stderr.write(f"hardend: {fault}\n")
     return Exit.DRIFT if summary.failed else Exit.OK
 
 

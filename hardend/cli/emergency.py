@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import re
 import subprocess
@@ -12,7 +14,7 @@ import sys
 from hardend import commit, config, control, pause, state
 from hardend.baseline.store import Store
 from hardend.cli.options import common_options
-from hardend.errors import Exit, HardendError, RefusedError
+from hardend.errors import Exit, HardendError, RefusedError, StoreError
 from hardend.kernel import flags as inode_flags
 from hardend.model import Entry, FileType, Host, printable
 
@@ -64,7 +66,7 @@ def _off(args: argparse.Namespace) -> int:
         print(f"off until {reply['until']}: {reply['released']} locks released; it ends by itself")
         return Exit.OK
     begun = pause.start(host, seconds=args.time, reason=args.reason, by=by)
-    released = _release_all(host)
+    released, _ = _release_all(host)
     _schedule_end(host, args.time)
     print(f"off until {begun.until_text()}: {released} locks released (no guard is running)")
     return Exit.OK
@@ -114,13 +116,19 @@ def _release(args: argparse.Namespace) -> int:
         raise RefusedError(
             "a guard is running and would lock them again", hint="hardend off --for 2h, or stop it"
         )
-    print(f"{_release_all(host)} locks released")
-    return Exit.OK
+    released, kept = _release_all(host)
+    print(f"{released} locks released")
+    return Exit.REFUSED if kept else Exit.OK
 
 
-def _release_all(host: Host) -> int:
-    """Take ``i`` off every path that any readable generation locked; return how many had it."""
+def _release_all(host: Host) -> tuple[int, int]:
+    """Take ``i`` off every path that any readable generation locked; return how many had it, and keep it.
+
+    Why one keeps it is said.
+    """
     store = Store(host)
+    with contextlib.suppress(StoreError, OSError), store.locked():
+        pass  # a commit that died at its very end is finished: its number is known then
     locked: dict[str, Entry] = {}
     for number in store.numbers():
         try:
@@ -129,20 +137,33 @@ def _release_all(host: Host) -> int:
             print(f"hardend: warning: {error}", file=sys.stderr)
             continue
         locked.update({path: entry for path, entry in entries.items() if "i" in entry.flags})
-    return sum(_unlock(host.at(path), entry) for path, entry in locked.items())
+    released = kept = 0
+    for path, entry in locked.items():
+        if entry.kind is not FileType.FILE:
+            continue
+        try:
+            released += _unlock(host.at(path))
+        except OSError as error:
+            print(f"hardend: {printable(path)}: {error.strerror}", file=sys.stderr)
+            kept += 1
+    return released, kept
 
 
-def _unlock(path: str, entry: Entry) -> bool:
-    if entry.kind is not FileType.FILE:
-        return False
+def _unlock(path: str) -> bool:
+    """Take the lock off a file; False where there is none, or no such file. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link, which has no lock
+            return False
+        raise
     try:
         return inode_flags.hold_flags(descriptor, "")
     except OSError as error:
-        print(f"hardend: {printable(path)}: {error.strerror}", file=sys.stderr)
-        return False
+        if error.errno in inode_flags.UNSUPPORTED:
+            return False
+        raise
     finally:
         os.close(descriptor)

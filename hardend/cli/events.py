@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pwd
 import re
 import sys
 import time
@@ -58,6 +59,13 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         metavar="TIME",
         help='not older than TIME: 30m, 2h, 7d ago, or "2026-11-24 06:15" local time',
     )
+    parser.add_argument(
+        "--who",
+        type=_writer,
+        default=None,  # argparse would hand a text to _writer
+        metavar="WHO",
+        help="only by this user (name or number, also before sudo), program or unit",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -65,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
     # Not at the top: no other verb needs systemd's reader.
     from hardend.events import Query, records  # noqa: PLC0415
 
-    query = Query(path=args.path, kinds=frozenset(args.kind), since=args.since)
+    query = Query(path=args.path, kinds=frozenset(args.kind), since=args.since, who=args.who or "")
     show = _as_json if args.json else _as_text
     try:
         for record in records(args.host, query, follow=args.follow):
@@ -122,6 +130,16 @@ def _who(record: Record) -> str:
 
 def _shown(text: str) -> str:
     return text if text.isprintable() else printable(text)
+
+
+def _writer(text: str) -> str:
+    """Return what a Query knows a writer by: the number of a user of this host, else the text itself."""
+    if not text:
+        raise argparse.ArgumentTypeError("empty: give a user, a program or a unit")
+    try:
+        return str(pwd.getpwnam(text).pw_uid)
+    except (KeyError, ValueError, UnicodeError):
+        return text
 
 
 def _moment(text: str) -> float:

@@ -68,11 +68,12 @@ class _Case:
     tools: maps.Tools
     live: Documents
     documents: Documents
+    rules: tuple[Rule, ...]
 
     @cached_property
     def uses(self) -> list[affected.Use]:
         """What mail is known to run: every home and the mail log are read for it, once."""
-        return affected.uses(self.host, self.documents)
+        return affected.uses(self.host, self.documents, self.rules)
 
     def failing(self, rules: Iterable[Rule]) -> list[Judgement]:
         waived = {waiver.rule for waiver in self.settings.waivers}
@@ -84,11 +85,12 @@ def _harden(args: argparse.Namespace) -> int:
     host: Host = args.host
     if not args.plan:
         commit.require_root()
-    if said := harden.interrupted(host) if os.geteuid() == 0 and not args.plan else "":
+        harden.resume(host, config.load(host), say=_say)
+    elif os.geteuid() == 0 and (said := harden.interrupted(host)):
         _say(said)
     rules = chosen(args.rules)
     included = _included(args.include)
-    case = _case(host, Truth(args.truth) if args.truth else None)
+    case = _case(host, Truth(args.truth) if args.truth else None, rules)
     failing = case.failing(rules)
     wanted = _wanted(args, case, failing, included)
     made = plan.make(case.live, case.documents, wanted, host, case.tools)
@@ -111,7 +113,7 @@ def _harden(args: argparse.Namespace) -> int:
     return _told(result, made, as_json=args.json)
 
 
-def _case(host: Host, truth: Truth | None) -> _Case:
+def _case(host: Host, truth: Truth | None, rules: tuple[Rule, ...]) -> _Case:
     settings = config.load(host)
     found = layout.find(host)
     tools = maps.tools_for(host, found, settings)
@@ -120,7 +122,7 @@ def _case(host: Host, truth: Truth | None) -> _Case:
     for path, difference in differing.items():
         _say(f"{printable(path)} is not what its .mc makes:")
         print(difference)
-    return _Case(host, settings, found, tools, live, documents)
+    return _Case(host, settings, found, tools, live, documents, rules)
 
 
 def _included(named: list[str]) -> tuple[Rule, ...]:

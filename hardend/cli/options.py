@@ -44,6 +44,6 @@ def common_options() -> argparse.ArgumentParser:
     return parser
 
 
-def json_option(parser: argparse.ArgumentParser, what: str) -> None:
+def json_option(parser: argparse._ActionsContainer, what: str) -> None:
     """Add ``--json``, which sets ``args.json``; ``what`` says what it prints."""
     parser.add_argument("--json", action="store_true", help=f"print {what} as JSON")

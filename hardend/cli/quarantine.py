@@ -24,14 +24,14 @@ from hardend.textdiff import safe_line
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGO = re.compile(r"(\d{1,9})([smhdw])")
-_HEAD = ("AGE", "PATH", "DRIFT", "KIND", "SIZE", "WHO", "ID", "INCIDENT")
+_HEAD = ("AGE", "PATH", "DRIFT", "KIND", "SIZE", "WHO", "ID", "INCIDENT", "BROKE")
 _PATH_WIDTH = 60  # a longer one pushes its own line only
 _ENTRIES_SHOWN = 50
 _KIB = 1024
 _WHO = (("exe", ""), ("pid", "pid "), ("uid", "uid "), ("loginuid", "login uid "), ("unit", ""))
 _FIELDS = (
-    *("path", "time", "age", "drift", "kind", "owner", "mode", "size", "modified", "flags", "target"),
-    *("device", "xattrs", "class", "generation", "incident", "who", "content", "note"),
+    *("path", "time", "age", "drift", "broke", "kind", "owner", "mode", "size", "modified", "flags"),
+    *("target", "device", "xattrs", "class", "generation", "incident", "who", "content", "note"),
 )
 
 
@@ -119,12 +119,13 @@ def _row(kept: Kept, now: float) -> tuple[str, ...]:
     return (
         _age(now - kept.time) if kept.time else "?",
         printable(kept.path) or "?",
-        printable(",".join(kept.drift)) or "?",
+        printable(",".join(kept.drift)) or ("-" if kept.path else "?"),  # "-": replaced by an approval
         printable(kept.kind) or "?",
         _size(kept.size),
         _who(kept.who) or "-",
         kept.id,
         f"{incident}, waits to be collected" if kept.waits else incident,
+        printable(",".join(kept.rules)),
     )
 
 
@@ -160,6 +161,7 @@ def _document(kept: Kept) -> dict[str, object]:
         "size": kept.size,
         "class": kept.cls,
         "generation": kept.generation,
+        "rules": list(kept.rules),
         "incident": kept.incident,
         "first": kept.is_first,
         "who": dict(kept.who),
@@ -223,6 +225,7 @@ def _print_record(kept: Kept) -> None:
     facts["time"] = _time(kept)
     facts["age"] = _age(time.time() - kept.time) if kept.time else ""
     facts["drift"] = " ".join(kept.drift)
+    facts["broke"] = " ".join(kept.rules)
     facts["kind"] = kept.kind
     facts["size"] = f"{kept.size} bytes"
     facts["class"] = kept.cls
@@ -235,6 +238,8 @@ def _print_record(kept: Kept) -> None:
     for name in _FIELDS:
         if facts.get(name):
             print(f"  {name:<10} {_printed(facts[name])}")
+    for text in kept.faults:
+        print(f"    {_printed(text)}")
     _print_entries(kept)
 
 

@@ -44,7 +44,9 @@ def _rebuild(args: argparse.Namespace) -> int:
             print(f"the MTA ({kind}): {outcome}")
     for problem in report.problems:
         _say(problem)
-    return Exit.DRIFT if report.problems else Exit.OK
+    for promise in report.broken:
+        _say(f"the MTA does not do what its files say: {promise}")
+    return Exit.DRIFT if report.problems or report.broken else Exit.OK
 
 
 def _say(text: str) -> None:

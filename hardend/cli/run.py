@@ -31,7 +31,8 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="run one command in a window; keep what it did if it is no worse",
         usage="hardend run [-h] [--root DIR] [--for 2h] [--path PATH]... --reason TEXT -- CMD [ARG]...",
         description="Run a command in a maintenance window of its own. When it succeeds, what it changed is "
-        "kept as a new generation as far as no rule gets worse and Sendmail takes it; else it is put back.",
+        "kept as a new generation as far as no rule gets worse and Sendmail takes it; else it is put back. "
+        "Rules that the host met and that have a fix are applied again first, and it is said what for.",
         epilog="Exit status: that of the command, 128 and the signal's number where one ended it; 4 where "
         "something that a successful command did was put back, or nothing was run.",
     )

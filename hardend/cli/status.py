@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """``hardend status``: the guard's view of the host on one screen, also when the guard is gone.
 
-Everything comes from /run/hardend/state.json and the guard's lock, so it needs no privilege and
-cannot disturb the guard. With ``--json``: state.json with one more key, ``guard``:
-``running``, ``hung``, ``dead`` or ``never-started``. With ``--socket`` the same comes from the status
-service, as any other client of it would see it.
+How the guard stands comes from /run/hardend/state.json and its lock, so it needs no privilege and
+cannot disturb the guard. The rest of the screen (signature, quarantine, last events, queues, MTA) is
+what the user may read of it; root sees all. With ``--json``: state.json with one more key, ``guard``:
+``running``, ``hung``, ``dead`` or ``never-started``. With ``--socket`` how the guard stands comes from
+the status service, as any other client of it would see it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hardend import state as states
@@ -28,20 +31,11 @@ if TYPE_CHECKING:
 
 _Told = tuple[dict[str, object], Guard, float | None]  # the document, of what guard, and when
 
-_START = "systemctl start hardend.service"
-_LABEL = 11
-_PATHS_SHOWN = 15  # one screen; --json has them all
-
-_WORDS = {
-    "clean": "every protected path is at the baseline",
-    "drifted": "something differs from the baseline and is not put back",
-    "contested": "a path keeps drifting and is put back each time",
-    "failed": "something could not be put back",
-    "window": "a maintenance window is open: changes to its paths are let through until it ends",
-    "unprotected": "no baseline: protects nothing (hardend approve --reason TEXT makes one)",
-    "off": "enforcement is paused and nothing is put back",
-    "starting": "the guard has started and is looking at everything",
-}
+_EVERY_S = 2.0
+_SHORTEST_S = 0.2
+_LONGEST_S = 86400
+# ECMA-48: the cursor to the first line; erase what is left of the line, of the screen.
+_HOME, _REST_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,7 +48,17 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         epilog="Exit status: 0 clean; 1 drifted, contested, failed, off, unprotected or window; "
         "3 no guard runs, or it hangs.",
     )
-    json_option(parser, "the state")
+    shown = parser.add_mutually_exclusive_group()
+    json_option(shown, "the state")
+    shown.add_argument(
+        "--watch",
+        nargs="?",
+        type=_period,
+        const=_EVERY_S,
+        default=0.0,
+        metavar="SECONDS",
+        help=f"show it again every SECONDS ({_EVERY_S:g}) until Ctrl-C",
+    )
     parser.add_argument(
         "--socket", action="store_true", help="ask the status service instead of reading the state"
     )
@@ -62,17 +66,59 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _run(args: argparse.Namespace) -> int:
-    host: Host = args.host
-    if args.socket:
-        document, guard, published = _asked(host)
-    else:
-        document, guard, published = _read(host)
     if args.json:
+        document, guard, _published = _told(args)
         shown = {**(document or {"schema": 1}), "guard": guard.value}
         sys.stdout.write(json.dumps(shown, indent=2, sort_keys=True) + "\n")
-    else:
-        sys.stdout.write("\n".join(_screen(document, guard, published)) + "\n")
-    return _exit_code(document, guard)
+        return _exit_code(document, guard)
+    if args.watch:
+        return _watch(args)
+    lines, code = _screen(args)
+    sys.stdout.write("\n".join(lines) + "\n")
+    return code
+
+
+def _told(args: argparse.Namespace) -> _Told:
+    return _asked(args.host) if args.socket else _read(args.host)
+
+
+def _screen(args: argparse.Namespace) -> tuple[list[str], int]:
+    """Return the lines of the screen as it is now, and the exit code."""
+    # Here, not above: --json, which programs ask for often, needs none of it.
+    from hardend.cli import status_facts, status_screen  # noqa: PLC0415
+
+    document, guard, published = _told(args)
+    facts = status_facts.Facts() if args.socket else status_facts.gather(args.host, document)
+    where = status_screen.Terminal.of(sys.stdout)
+    return status_screen.screen(document, guard, published, facts, where), _exit_code(document, guard)
+
+
+def _watch(args: argparse.Namespace) -> int:
+    """Show the screen again and again until Ctrl-C; returns the exit code of the last one."""
+    is_terminal = sys.stdout.isatty()
+    code = int(Exit.OK)
+    try:
+        while True:
+            lines, code = _screen(args)
+            if is_terminal:  # drawn over, not cleared first: no flicker
+                lines = lines[: max(1, shutil.get_terminal_size().lines - 1)]
+                sys.stdout.write(_HOME + "".join(f"{line}{_REST_OF_LINE}\n" for line in lines) + _REST)
+            else:
+                sys.stdout.write("\n".join(lines) + "\n\n")
+            sys.stdout.flush()
+            time.sleep(args.watch)
+    except KeyboardInterrupt:
+        return code
+
+
+def _period(text: str) -> float:
+    """Return a number of seconds (argparse type)."""
+    with contextlib.suppress(ValueError):
+        if _SHORTEST_S <= (seconds := float(text)) <= _LONGEST_S:
+            return seconds
+    raise argparse.ArgumentTypeError(
+        f"{printable(text)}: not a number of seconds from {_SHORTEST_S} to {_LONGEST_S}"
+    )
 
 
 def _read(host: Host) -> _Told:
@@ -113,161 +159,3 @@ def _exit_code(document: Mapping[str, object], guard: Guard) -> int:
     if guard is not Guard.RUNNING:
         return Exit.UNREACHABLE
     return Exit.OK if document.get("state") == "clean" else Exit.DRIFT
-
-
-def _screen(document: Mapping[str, object], guard: Guard, published: float | None) -> Iterator[str]:
-    """Yield the lines of the screen; parts that the state lacks are left out."""
-    yield from _headline(document, guard, published)
-    if not document:
-        return
-    yield from _off(document)
-    yield from _windows(document)
-    yield from _baseline(document)
-    yield from _guard(document, guard)
-    yield from _faults(document)
-    yield from _paths(document)
-    yield from _counters(document)
-
-
-def _headline(document: Mapping[str, object], guard: Guard, published: float | None) -> Iterator[str]:
-    word = _text(document.get("state")) or "unknown"
-    if guard is Guard.RUNNING:
-        mode = _text(document.get("mode"))
-        yield f"{word}{f' ({mode})' if mode else ''}: {_WORDS.get(word, 'a state not known here')}"
-        return
-    if guard is Guard.NEVER_STARTED:
-        yield f"not running: the guard has not started since boot; nothing is proven ({_START})"
-        return
-    since = _when(published)
-    if guard is Guard.HUNG:
-        yield f"hung: the guard does not answer: unproven since {since}"
-        yield _line("", f"its last word was {word}; the watchdog restarts it within seconds")
-    else:
-        yield f"not running: unproven since {since} ({_START})"
-        yield _line("", f"the guard's last word was {word}; locked files stay locked")
-
-
-def _off(document: Mapping[str, object]) -> Iterator[str]:
-    off = document.get("off")
-    if isinstance(off, Mapping):
-        who = f" by {_text(off.get('by'))}" if off.get("by") else ""
-        yield _line("off", f"until {_when(off.get('until'))}{who}: {_text(off.get('reason'))}")
-
-
-def _windows(document: Mapping[str, object]) -> Iterator[str]:
-    windows = document.get("windows")
-    for window in windows if isinstance(windows, list) else ():
-        if not isinstance(window, Mapping):
-            continue
-        when = f"expired at {_when(window.get('until'))}" if window.get("expired") else ""
-        when = when or f"open until {_when(window.get('until'))}"
-        yield _line("window", f"{when}, by {_text(window.get('by'))}: {_text(window.get('reason'))}")
-        changes, paths = window.get("changes"), window.get("paths")
-        if isinstance(paths, list):
-            changed = len(changes) if isinstance(changes, Mapping) else 0
-            yield _line("", f"{len(paths)} paths let go, {changed} changed; hardend lock ends it")
-
-
-def _baseline(document: Mapping[str, object]) -> Iterator[str]:
-    number = document.get("generation")
-    if not number:
-        return
-    words = [f"generation {_text(number)}"]
-    approved = document.get("approved")
-    if isinstance(approved, Mapping):
-        words.append(f"of {_when(approved.get('time'))} by {_text(approved.get('author'))}:")
-        words.append(_text(approved.get("reason")))
-    yield _line("baseline", " ".join(words))
-    if document.get("layout"):
-        entries = f", {_text(document['entries'])} paths held" if document.get("entries") else ""
-        yield _line("layout", f"{_text(document['layout'])}{entries}")
-
-
-def _guard(document: Mapping[str, object], guard: Guard) -> Iterator[str]:
-    words = [guard.value, f"pid {_text(document.get('pid'))}"]
-    if document.get("since"):
-        words.append(f"since {_when(document['since'])}")
-    if document.get("scheduling"):
-        words.append(f"scheduling {_text(document['scheduling'])}")
-    if document.get("last_pass"):
-        words.append(f"last pass {_when(document['last_pass'])}")
-    yield _line("guard", ", ".join(words))
-
-
-def _faults(document: Mapping[str, object]) -> Iterator[str]:
-    faults = document.get("faults")
-    if isinstance(faults, list):
-        yield from (_line("fault", _text(fault)) for fault in faults)
-
-
-def _paths(document: Mapping[str, object]) -> Iterator[str]:
-    """Yield the paths that are not clean, the worst first."""
-    paths = document.get("paths")
-    if not isinstance(paths, Mapping) or not paths:
-        return
-    order = ("failed", "contested", "drifted", "restored")
-
-    def rank(item: tuple[object, object]) -> tuple[int, str]:
-        state = item[1].get("state") if isinstance(item[1], Mapping) else ""
-        return (order.index(state) if state in order else len(order), str(item[0]))
-
-    for path, held in sorted(paths.items(), key=rank)[:_PATHS_SHOWN]:
-        yield _line("path", _path(str(path), held if isinstance(held, Mapping) else {}))
-    if len(paths) > _PATHS_SHOWN:
-        yield _line("", f"and {len(paths) - _PATHS_SHOWN} more: hardend status --json")
-
-
-def _path(path: str, held: Mapping[str, object]) -> str:
-    drift = held.get("drift")
-    kinds = ", ".join(_text(kind) for kind in drift) if isinstance(drift, list) else ""
-    words = [printable(path), _text(held.get("state"))]
-    if held.get("since"):
-        words.append(f"since {_when(held['since'])}")
-    text = " ".join(words) + (f": {kinds}" if kinds else "")
-    return text + (f" ({_text(held['reason'])})" if held.get("reason") else "")
-
-
-def _counters(document: Mapping[str, object]) -> Iterator[str]:
-    names = ("restores", "relocks", "taken", "passes", "rebuilds", "reloads", "watches")
-    counts = [f"{_text(document[name])} {name}" for name in names if document.get(name) is not None]
-    if counts:
-        yield _line("counters", ", ".join(counts))
-    latency = document.get("restore_us")
-    if isinstance(latency, Mapping) and latency.get("count"):
-        yield _line(
-            "latency",
-            f"median {_text(latency.get('median'))} us, p99 {_text(latency.get('p99'))} us, "
-            f"last {_text(latency.get('last'))} us",
-        )
-    overflows = document.get("overflows")
-    if isinstance(overflows, Mapping) and any(overflows.values()):
-        words = ", ".join(f"{_text(n)} {printable(str(c))}" for c, n in sorted(overflows.items()))
-        yield _line("overflows", words)
-    if document.get("journal_dropped"):
-        yield _line("journal", f"{_text(document['journal_dropped'])} events lost: journald is slow")
-
-
-def _line(label: str, text: str) -> str:
-    return f"{'  ' + label:<{_LABEL + 2}}{text}"
-
-
-def _text(value: object) -> str:
-    """Return a value of the state for the screen; reasons and names come from anybody."""
-    if value is None:
-        return ""
-    text = str(value)
-    return text if text.isprintable() else printable(text)
-
-
-def _when(moment: object) -> str:
-    """Return local time of a realtime stamp (seconds) or of ISO 8601 text."""
-    try:
-        if isinstance(moment, str):
-            stamp = datetime.fromisoformat(moment)
-        elif isinstance(moment, (int, float)):
-            stamp = datetime.fromtimestamp(moment, UTC)
-        else:
-            return "an unknown time"
-        return stamp.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    except (ValueError, OverflowError, OSError):
-        return _text(moment)

@@ -19,6 +19,7 @@ from hardend.journal import Event
 from hardend.model import Host, printable
 from hardend.window import Window
 from hardend.window_end import Ended
+from hardend.window_mend import Mender
 from hardend.window_review import Review, Verdict
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -227,7 +228,8 @@ def report(ended: Ended) -> None:
     if ended.generation:
         print(f"generation {ended.generation} approved; the window is closed")
     else:
-        print("the window is closed" if ended.reverted else "nothing had changed; the window is closed")
+        has_changed = ended.reverted or ended.notes
+        print("the window is closed" if has_changed else "nothing had changed; the window is closed")
 
 
 # The job of the guard -------------------------------------------------------------------------------
@@ -288,10 +290,15 @@ def say(text: str) -> None:
 
 
 def conclude(host: Host, settings: Settings, item: Window, *, keep: bool, why: str) -> Ended:
-    """End the window of a command: what may stay stays, if ``keep``; else ``why`` nothing does."""
+    """End the window of a command: what may stay stays, if ``keep``; else ``why`` nothing does.
+
+    What breaks a rule that the host met is mended first, and only else put back.
+    """
     review = Review(host, settings, item)
     show(review, review.changed)
-    verdict = review.judge(review.changed) if keep else Verdict(refused=dict.fromkeys(review.changed, why))
+    verdict = Verdict(refused=dict.fromkeys(review.changed, why))
+    if keep:
+        verdict = review.judge(review.changed, Mender(host, settings, review.current))
     ended = window_end.end(host, settings, review, verdict, reason=item.reason)
     window_end.tell(host, ended, Event.WINDOW_CLOSED, "closed")
     return ended

@@ -9,8 +9,9 @@ counts in the first column only; a NUL ends a physical line. Names are folded in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 from hardend.errors import FormatError
 from hardend.formats.recipients import Kind, Target, decoded, joined, scan, targets, user_and_host
@@ -24,12 +25,18 @@ LONGEST_LINE = 8191
 # An include file is read in pieces of so many bytes (MAXLINE); the rest counts as another line.
 _LONGEST_IN_INCLUDE = 2047
 
+# More recipients are not held in memory: such a file is judged by nobody.
+_MOST_RECIPIENTS = 1_000_000
+
 _PHYSICAL = re.compile(rb"[^\n]*\n|[^\n]+")
 _BLANKS = b" \t\n\v\f\r"
 _CONTINUES = frozenset({b" ", b"\t"})
 _ILLEGAL = re.compile(rb"[\x80-\x9f]")
 _NOT_LOCAL = re.compile(rb"[|/]|:include:", re.IGNORECASE)
 _LATE_COMMENT = re.compile(rb"[ \t\n\v\f\r]+#@#(?:[ \t\n\v\f\r].*)?\Z", re.DOTALL)
+# A name that the scanner would give back as it stands.
+_PLAIN_NAME = re.compile(rb"([\w+=-]+(?:\.[\w+=-]+)*)[ \t]*:")
+_WHOLE = ((0, 0),)
 _TOO_LONG = f"a logical line of {LONGEST_LINE} bytes or more: newaliases may hang"
 
 
@@ -72,18 +79,39 @@ class Alias:
 
 
 class Aliases:
-    """A parsed alias file. Any bytes parse; ``render`` gives them back; edits make a new document."""
+    """A parsed alias file. Any bytes parse; ``render`` gives them back; edits make a new document.
+
+    Raises FormatError for a file with so many recipients that they are not to be held in memory.
+    """
 
     def __init__(self, data: bytes, path: str = "") -> None:
         self.path = path
-        self.lines = tuple(logical_lines(data))
-        read = [_entry(line) for line in self.lines]
-        self.entries: tuple[Alias, ...] = tuple(entry for entry, _ in read if entry is not None)
-        self._faults = [(line, what) for line, (_, what) in zip(self.lines, read, strict=True) if what]
+        self._data = data
+        # Line, fault, and whether it is that of a leading blank.
+        self._faults: list[tuple[int, str, bool]] = []
+        self.entries: tuple[Alias, ...] = tuple(self._read())
+
+    @property
+    def lines(self) -> Iterator[LogicalLine]:
+        """The logical lines, read anew each time: kept, they would be most of what a file takes."""
+        return logical_lines(self._data)
 
     def render(self) -> bytes:
         """Return the bytes that were parsed."""
-        return b"".join(line.raw for line in self.lines)
+        return self._data
+
+    def _read(self) -> Iterator[Alias]:
+        left = _MOST_RECIPIENTS
+        for line in self.lines:
+            entry, what = _entry(line)
+            if what:
+                self._faults.append((line.number, what, line.text[:1] in _CONTINUES and not line.fault))
+            if entry is not None:
+                left -= max(len(entry.targets), 1)
+                if left < 0:
+                    what = f"over {_MOST_RECIPIENTS} recipients: too many to be judged"
+                    raise FormatError(self.path, line.number, what)
+                yield entry
 
     def get(self, name: str) -> tuple[Alias, ...]:
         """Return all entries of a name, in any case; of several the last one is in the database."""
@@ -97,11 +125,10 @@ class Aliases:
         """
         found = []
         blank_before = False
-        for line, what in self._faults:
+        for number, what, blank in self._faults:
             # It says this once for several in a row.
-            blank = line.text[:1] in _CONTINUES and not line.fault
             if not (blank and blank_before):
-                found.append((line.number, what))
+                found.append((number, what))
             blank_before = blank
         seen: set[str] = set()
         for entry in self.entries:
@@ -119,7 +146,7 @@ class Aliases:
         if missing := gone - {entry.line for entry in self.entries}:
             raise KeyError(min(missing))
         edited = self._with(b"".join(line.raw for line in self.lines if line.number not in gone))
-        return self._checked(edited, [entry for entry in self.entries if entry.line not in gone])
+        return self._checked(edited, (entry for entry in self.entries if entry.line not in gone))
 
     def remove_target(self, line: int, text: str) -> Aliases:
         """Return the document without a target, as ``Target.text`` has it, of the entry on a line.
@@ -139,7 +166,7 @@ class Aliases:
             b"".join(raw if each.number == line else each.raw for each in self.lines)
         )
         changed = Alias(entry.name, entry.key, tuple(kept), line, 0, "")
-        return self._checked(edited, [changed if each is entry else each for each in self.entries])
+        return self._checked(edited, (changed if each is entry else each for each in self.entries))
 
     def add(self, name: str, target: str) -> Aliases:
         """Return the document with one more entry at its end; the target is written as given.
@@ -158,7 +185,7 @@ class Aliases:
         if data and not data.endswith(b"\n"):
             data += end
         edited = self._with(data + line + end)
-        return self._checked(edited, [*self.entries, *self._with(line).entries])
+        return self._checked(edited, chain(self.entries, self._with(line).entries))
 
     def _entry_at(self, line: int) -> Alias:
         entry = next((entry for entry in self.entries if entry.line == line), None)
@@ -169,13 +196,13 @@ class Aliases:
     def _with(self, data: bytes) -> Aliases:
         return Aliases(data, self.path)
 
-    def _checked(self, edited: Aliases, expected: Sequence[Alias]) -> Aliases:
+    def _checked(self, edited: Aliases, expected: Iterable[Alias]) -> Aliases:
         """Return the edited document when it means what it should: no other entry changes."""
-        for was, now in zip(expected, edited.entries, strict=False):
+        for was, now in zip_longest(expected, edited.entries):
+            if was is None or now is None:
+                raise FormatError(self.path, 0, "an edit would be lost: edit it by hand")
             if (was.key, was.targets) != (now.key, now.targets):
                 raise FormatError(self.path, was.line, "an edit would change this entry: edit it by hand")
-        if len(expected) != len(edited.entries):
-            raise FormatError(self.path, self.lines[-1].last, "an edit would be lost: edit it by hand")
         return edited
 
 
@@ -184,9 +211,20 @@ def logical_lines(data: bytes) -> Iterator[LogicalLine]:
     lines: list[bytes] = _PHYSICAL.findall(data)
     at = 0
     while at < len(lines):
-        line = _logical_line(lines, at)
+        line = _simple_line(lines, at) or _logical_line(lines, at)
         at = line.last
         yield line
+
+
+def _simple_line(lines: list[bytes], at: int) -> LogicalLine | None:
+    """Return a logical line of one physical line without anything special; None where it is not one."""
+    raw = lines[at]
+    body = raw.removesuffix(b"\n")
+    if len(body) >= LONGEST_LINE or b"\0" in raw or body.endswith(b"\\"):
+        return None
+    if at + 1 < len(lines) and lines[at + 1][:1] in _CONTINUES:
+        return None
+    return LogicalLine(at + 1, at + 1, raw, body, len(body), "", _WHOLE)
 
 
 def _logical_line(lines: list[bytes], first: int) -> LogicalLine:
@@ -235,6 +273,12 @@ def _entry(line: LogicalLine) -> tuple[Alias | None, str]:
         return None, line.fault
     if text[:1] in _CONTINUES:
         return None, "a leading blank, and no entry that it continues"
+    plain = _PLAIN_NAME.match(text)
+    if plain:
+        name, value = plain[1].decode("ascii"), text[plain.end() :].lstrip(_BLANKS)
+        if not value:
+            return None, f"{name}: missing value for alias"
+        return _alias(line, name, name.lower(), value), ""
     name, colon, value = text.partition(b":")
     if not colon:
         return None, "no colon"
@@ -249,9 +293,16 @@ def _entry(line: LogicalLine) -> tuple[Alias | None, str]:
     value = value.lstrip(_BLANKS)
     if not value:
         return None, f"{printable(decoded(name))}: missing value for alias"
-    meant = tuple(target for _, _, target in targets(value))
-    entry = Alias(decoded(name), key, meant, line.number, line.last, decoded(value))
+    entry = _alias(line, decoded(name), key, value)
     return entry, found.fault and f"{printable(entry.name)}: {found.fault}"
+
+
+def _alias(line: LogicalLine, name: str, key: str, value: bytes) -> Alias:
+    """Return an entry; strings that are equal are one, for files with very many."""
+    meant = tuple(target for _, _, target in targets(value))
+    whole = decoded(value)
+    text = meant[0].text if len(meant) == 1 and meant[0].text == whole else whole
+    return Alias(name, name if name == key else key, meant, line.number, line.last, text)
 
 
 def _key(tokens: tuple[bytes, ...]) -> str:
@@ -276,19 +327,18 @@ def _without(line: LogicalLine, gone: list[bool]) -> bytes:
     return raw
 
 
-def include_targets(data: bytes) -> list[tuple[int, Target]]:
-    """Return line and meaning of every recipient of an include file or a .forward (include(), recipient.c).
+def include_targets(data: bytes) -> Iterator[tuple[int, Target]]:
+    """Yield line and meaning of every recipient of an include file or a .forward (include(), recipient.c).
 
     No continuation lines here; ``#`` in the first column, and blank ``#@#`` anywhere, begin a comment.
     """
-    found = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    for number, match in enumerate(_PHYSICAL.finditer(data), start=1):
+        line = match[0].removesuffix(b"\n")
         for at in range(0, len(line), _LONGEST_IN_INCLUDE):
             text = line[at : at + _LONGEST_IN_INCLUDE].partition(b"\0")[0]
             if text[:1] != b"#":
                 text = _LATE_COMMENT.sub(b"", text)
-                found += [(number, target) for _, _, target in targets(text)]
-    return found
+                yield from ((number, target) for _, _, target in targets(text))
 
 
 def _encoded(text: str) -> bytes:

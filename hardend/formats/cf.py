@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hardend.formats.cf_options import option_name
 
@@ -27,33 +27,23 @@ _MACRO_USE = re.compile(r"\$(?:\$|&?\{([^}]*)\}|&?(\w))")
 _KEYED = re.compile(r"[ \t\n]*(\w[\w.]*)[ \t\n]+(\w+)[ \t\n]*(.*)\Z", re.DOTALL)
 _INLINE_COMMENTS = 3  # configuration level
 _EXPANSIONS = 10
+# Of a macro's value, and of a text that is expanded on; sendmail's own buffers are smaller (MAXLINE).
+_LONGEST_MACRO = 4096
+_LONGEST_EXPANSION = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A logical line: its physical lines as they stand, and the number of the first, from 1.
 
-    ``level`` is the configuration level (the last V line before it).
+    ``text`` is what sendmail reads of it: no comments, CRLF as LF, no white space at the end. ``kind``
+    is the letter that says what it is: ``O``, ``M``; ``#`` for a comment, ``""`` for none.
     """
 
     number: int
     raw: bytes
-    level: int = 0
-
-    @property
-    def text(self) -> bytes:
-        """What sendmail reads of it: no comments, CRLF as LF, no white space at the end."""
-        text = self.raw.replace(b"\r\n", b"\n").partition(b"\0")[0]
-        if text[:1] == b"#":
-            return b""
-        if self.level >= _INLINE_COMMENTS and b"#" in text:
-            text = _PIECE.sub(_uncommented, text)
-        return text.rstrip(b" \t\n\r\f\v")
-
-    @property
-    def kind(self) -> str:
-        """The letter that says what it is: ``O``, ``M``; ``#`` for a comment, ``""`` for none."""
-        return "#" if self.raw[:1] == b"#" else _decoded(self.text[:1])
+    text: bytes
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +124,10 @@ class Cf:
 
     def __init__(self, data: bytes) -> None:
         self.lines = tuple(_logical(data))
-        self._read = tuple((line, _decoded(line.text)) for line in self.lines if line.kind != "#")
+        self._by_kind: dict[str, list[tuple[Line, str]]] = {}
+        for line in self.lines:
+            if line.text:
+                self._by_kind.setdefault(line.kind, []).append((line, _decoded(line.text)))
         self._macros = {value.name: value.text for value in self.macros()}
 
     def render(self) -> bytes:
@@ -149,6 +142,10 @@ class Cf:
         if all(line.number != number for line in self.lines):
             raise KeyError(number)
         return Cf(b"".join(raw if line.number == number else line.raw for line in self.lines))
+
+    def all_options(self) -> list[Value]:
+        """Return every option with its value, in order, under its full name."""
+        return list(self._options())
 
     def options(self, name: str) -> list[Value]:
         """Return every value of an option, in order: long, short and abbreviated, any case."""
@@ -186,7 +183,7 @@ class Cf:
         """Replace ``$x``, ``${name}`` by the macros of this file; unknown ones stay as they are."""
         for _ in range(_EXPANSIONS if "$" in text else 0):
             expanded = _MACRO_USE.sub(self._macro_value, text)
-            if expanded == text:
+            if expanded == text or len(expanded) > _LONGEST_EXPANSION:
                 break
             text = expanded
         return text
@@ -256,7 +253,7 @@ class Cf:
             yield Value(value.lstrip(" "), line.number, name)
 
     def _of(self, kind: str) -> Iterator[tuple[Line, str]]:
-        return ((line, text) for line, text in self._read if text[:1] == kind)
+        return iter(self._by_kind.get(kind, ()))
 
     def _named(self, kind: str) -> Iterator[tuple[Line, str, str]]:
         for line, text in self._of(kind):
@@ -266,20 +263,35 @@ class Cf:
 
     def _macro_value(self, match: re.Match[str]) -> str:
         name = match[1] if match[2] is None else match[2]
-        return self._macros.get(name, match[0]) if name else match[0]
+        return self._macros.get(name, match[0])[:_LONGEST_MACRO] if name else match[0]
 
 
-def _logical(data: bytes) -> list[Line]:
-    lines: list[Line] = []
-    level = 0
+def _logical(data: bytes) -> Iterator[Line]:
+    level = first = 0
+    physical: list[bytes] = []
     for number, raw in enumerate(_PHYSICAL.findall(data), start=1):
-        if lines and raw[:1] in {b" ", b"\t"} and lines[-1].raw.endswith(b"\n"):
-            lines[-1] = replace(lines[-1], raw=lines[-1].raw + raw)
+        if physical and raw[:1] in {b" ", b"\t"}:
+            physical.append(raw)
             continue
-        lines.append(Line(number, raw, level))
-        version = _LEVEL.match(raw)
-        level = int(version[1]) if version else level
-    return lines
+        if physical:
+            yield _line(first, physical, level)
+            version = _LEVEL.match(physical[0])
+            level = int(version[1]) if version else level
+        first, physical = number, [raw]
+    if physical:
+        yield _line(first, physical, level)
+
+
+def _line(number: int, physical: list[bytes], level: int) -> Line:
+    """Return a logical line at a configuration level (of the last V line before it)."""
+    raw = b"".join(physical)
+    if raw[:1] == b"#":
+        return Line(number, raw, b"", "#")
+    text = raw.replace(b"\r\n", b"\n").partition(b"\0")[0]
+    if level >= _INLINE_COMMENTS and b"#" in text:
+        text = _PIECE.sub(_uncommented, text)
+    text = text.rstrip(b" \t\n\r\f\v")
+    return Line(number, raw, text, _decoded(text[:1]))
 
 
 def _uncommented(piece: re.Match[bytes]) -> bytes:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 _BLANKS = b" \t\n\v\f\r"
 # OperatorChars of every V10 sendmail.cf, and the delimiters that sendmail adds.
@@ -21,6 +22,10 @@ _QUOTING = re.compile(rb'\\(.)|\\|"', re.DOTALL)
 _DEQUOTED = re.compile(rb'"([^ \t\n\v\f\r]*)"')
 _NEXT_COMMAND = re.compile(r"&&|\|\|")
 _INCLUDE = b":include:"
+# An address that the scanner would give back as it stands: most are.
+_PLAIN = re.compile(
+    rb"([\w+=-]+(?:\.[\w+=-]+)*)(?:@([\w+=-]+(?:\.[\w+=-]+)*))?(?=[ \t\n\v\f\r]*(?:,|\Z))"
+)
 # What smrsh(8) and sh(1) do themselves.
 _BUILT_IN = frozenset({"exit", "echo"})
 
@@ -282,10 +287,23 @@ def targets(text: bytes) -> Iterator[tuple[int, int, Target]]:
         if text[at : at + 1] in (b",", *(bytes([blank]) for blank in _BLANKS)):
             at += 1
             continue
+        plain = _PLAIN.match(text, at)
+        if plain:
+            yield at, plain.end(), _plain_target(plain[1], plain[2])
+            at = plain.end()
+            continue
         found = scan(text, at, b",")
         item = text[at : found.end].rstrip(_BLANKS)
         yield at, at + len(item), _target(item, found)
         at = max(found.end, at + 1)
+
+
+@lru_cache(maxsize=4096)
+def _plain_target(user: bytes, host: bytes | None) -> Target:
+    name = decoded(user)
+    if host is None:
+        return Target(Kind.ADDRESS, name, name)
+    return Target(Kind.ADDRESS, f"{name}@{decoded(host)}", name, decoded(host))
 
 
 def _target(item: bytes, found: Scan) -> Target:

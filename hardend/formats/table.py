@@ -9,8 +9,9 @@ takes in (fileclass(), readcf.c). Neither knows continuation lines. ASCII alone 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from hardend.errors import FormatError
 from hardend.model import printable
@@ -18,6 +19,7 @@ from hardend.model import printable
 # makemap and sendmail read pieces of so many bytes; the rest of a line counts as a line of its own.
 _TABLE_PIECE = 1023
 _WORDS_PIECE = 2047
+_MOST_VALUES = 1000  # of a table, that are kept to be shared
 
 _PHYSICAL = re.compile(rb"[^\n]*\n|[^\n]+")
 _ROW = re.compile(rb"(\S+)(\s+)(.*?)(\s*)\Z", re.DOTALL)
@@ -52,13 +54,13 @@ class Table:
     def __init__(self, data: bytes, path: str = "", flags: tuple[str, ...] = ()) -> None:
         self.path = path
         self.flags = flags
-        self._lines: list[bytes] = _PHYSICAL.findall(data)
+        self._data = data
         self._faults: list[tuple[int, str]] = []
         self.entries: tuple[Row, ...] = tuple(self._rows())
 
     def render(self) -> bytes:
         """Return the bytes that were parsed."""
-        return b"".join(self._lines)
+        return self._data
 
     def get(self, key: str) -> Row | None:
         """Return the entry that counts for a key: without ``-r`` the first of several."""
@@ -81,30 +83,47 @@ class Table:
 
         Raises KeyError for a line without an entry.
         """
-        _require(lines, self.entries)
-        gone = set(lines)
-        kept = [row for row in self.entries if row.line not in gone]
-        return self._edited(_without(self._lines, lines), [(row.key, row.value) for row in kept])
+        return self.with_values(dict.fromkeys(lines, ""))
 
     def set_value(self, line: int, value: str) -> Table:
         """Return the table with another value on a line; key and blanks stay.
 
         Raises KeyError for a line without an entry, ValueError for a value that is none.
         """
-        _require((line,), self.entries)
-        if _encoded(value) != _encoded(value).strip() or not re.fullmatch(r"[^\n\0]+", value):
-            raise ValueError(f"no value of a table: {printable(value)}")
-        raw = self._lines[line - 1]
+        if not value:
+            raise ValueError("no value of a table: it is empty")
+        return self.with_values({line: value})
+
+    def with_values(self, values: Mapping[int, str]) -> Table:
+        """Return the table with other values on lines, all of them numbers of this one; "" takes one out.
+
+        Raises KeyError for a line without an entry, ValueError for a value that is none.
+        """
+        _require(values, self.entries)
+        for value in values.values():
+            if _encoded(value) != _encoded(value).strip() or not re.fullmatch(r"[^\n\0]*", value):
+                raise ValueError(f"no value of a table: {printable(value)}")
+        lines = [
+            raw if number not in values else self._valued(number, raw, values[number])
+            for number, raw in enumerate(self._lines(), start=1)
+        ]
+        expected = (
+            (row.key, values.get(row.line) or row.value)
+            for row in self.entries
+            if values.get(row.line) != ""
+        )
+        return self._edited(b"".join(lines), expected)
+
+    def _valued(self, number: int, raw: bytes, value: str) -> bytes:
+        if not value:
+            return b""
         match = _ROW.match(raw)
         if match is None or len(raw) > _TABLE_PIECE:
-            raise FormatError(self.path, line, f"over {_TABLE_PIECE} bytes or no value: edit it by hand")
+            raise FormatError(self.path, number, f"over {_TABLE_PIECE} bytes or no value: edit it by hand")
         if match[3] == _encoded(value):
-            return self
+            return raw
         end = _LINE_END.search(raw)
-        changed = match[1] + match[2] + _encoded(value) + (end[0] if end else b"")
-        lines = [changed if at == line else each for at, each in enumerate(self._lines, start=1)]
-        expected = [(row.key, value if row.line == line else row.value) for row in self.entries]
-        return self._edited(lines, expected)
+        return match[1] + match[2] + _encoded(value) + (end[0] if end else b"")
 
     def set(self, key: str, value: str) -> Table:
         """Return the table with this value for a key: of the entry that counts, or of a new one.
@@ -126,13 +145,22 @@ class Table:
         alone = Table(_encoded(f"{key}\t{value}\n"), self.path, self.flags)
         if [(each.key, each.value) for each in alone.entries] != [row]:
             raise ValueError(f"not one entry of a table: {printable(key)} {printable(value)}")
-        lines = _with_last(self._lines, _encoded(f"{key}\t{value}"))
-        return self._edited(lines, [*((each.key, each.value) for each in self.entries), row])
+        data = _with_last(self._data, _encoded(f"{key}\t{value}"))
+        return self._edited(data, [*((each.key, each.value) for each in self.entries), row])
+
+    def _lines(self) -> Iterator[bytes]:
+        return (match[0] for match in _PHYSICAL.finditer(self._data))
+
+    @property
+    def _last(self) -> int:
+        return sum(1 for _ in self._lines())
 
     def _rows(self) -> Iterator[Row]:
-        for number, piece in _pieces(self._lines, _TABLE_PIECE):
+        values: dict[bytes, str] = {}  # most tables have few: one string for each
+        for number, piece in _pieces(self._lines(), _TABLE_PIECE):
             text, newline, _ = piece.partition(b"\n")
-            last = number == len(self._lines) and not newline and len(piece) < _TABLE_PIECE
+            # The end of the file ends a line, too, but not a whole piece.
+            last = not newline and len(piece) < _TABLE_PIECE
             if not last and (not newline or b"\0" in text):
                 self._faults.append((number, f"over {_TABLE_PIECE} bytes, or a NUL"))
                 continue
@@ -143,19 +171,33 @@ class Table:
             if text[:1].isspace():
                 self._faults.append((number, "a leading blank"))
             elif value or "-e" in self.flags:
-                yield Row(self._folded(key), _decoded(value.rstrip()), number)
+                value = value.rstrip()
+                if len(values) < _MOST_VALUES:
+                    values.setdefault(value, _decoded(value))
+                yield Row(self._folded(key), values.get(value) or _decoded(value), number)
             else:
                 self._faults.append((number, f"{printable(_decoded(key))}: no value"))
 
     def _folded(self, key: bytes) -> str:
         return _decoded(key if "-f" in self.flags else key.lower())
 
-    def _edited(self, lines: list[bytes], expected: list[tuple[str, str]]) -> Table:
+    def _edited(self, data: bytes, expected: Iterable[tuple[str, str]]) -> Table:
         """Return the edited table when it means what it should."""
-        edited = Table(b"".join(lines), self.path, self.flags)
-        if [(row.key, row.value) for row in edited.entries] != expected:
-            raise FormatError(self.path, len(self._lines), "an edit would change others: edit it by hand")
+        if data == self._data:
+            return self
+        edited = Table(data, self.path, self.flags)
+        rows = ((row.key, row.value) for row in edited.entries)
+        if any(one != other for one, other in zip_longest(rows, expected)):
+            raise FormatError(self.path, self._last, "an edit would change other entries: edit it by hand")
         return edited
+
+
+def rows_with(data: bytes, word: re.Pattern[bytes], flags: tuple[str, ...] = ()) -> Iterator[Row]:
+    """Yield the entries of a table on lines in which ``word`` is found; the others are not even parsed."""
+    for number, match in enumerate(_PHYSICAL.finditer(data) if word.search(data) else (), start=1):
+        if word.search(match[0]):
+            for row in Table(match[0], flags=flags).entries:
+                yield Row(row.key, row.value, number)
 
 
 class WordList:
@@ -169,12 +211,12 @@ class WordList:
         self.path = path
         self.pattern = pattern
         self._scan = _scanner(_encoded(pattern))
-        self._lines: list[bytes] = _PHYSICAL.findall(data)
+        self._data = data
         self.words: tuple[Word, ...] = tuple(self._read())
 
     def render(self) -> bytes:
         """Return the bytes that were parsed."""
-        return b"".join(self._lines)
+        return self._data
 
     def has(self, word: str) -> bool:
         """Return whether a word is in the class, in any case."""
@@ -187,8 +229,8 @@ class WordList:
         """
         _require(lines, self.words)
         gone = set(lines)
-        kept = [word.text for word in self.words if word.line not in gone]
-        return self._edited(_without(self._lines, lines), kept)
+        kept = [line for number, line in enumerate(self._lines(), start=1) if number not in gone]
+        return self._edited(b"".join(kept), (word.text for word in self.words if word.line not in gone))
 
     def remove_word(self, line: int, word: str) -> WordList:
         """Return the list without a word of a line; a line without another word goes.
@@ -201,10 +243,9 @@ class WordList:
         if set(here) == {word}:
             return self.remove(line)
         cut = re.compile(rb"(?<!\S)" + re.escape(_encoded(word)) + rb"(?:[ \t]+|(?=\s)|\Z)")
-        raw = self._lines[line - 1]
-        lines = [cut.sub(b"", raw) if at == line else each for at, each in enumerate(self._lines, start=1)]
-        kept = [each.text for each in self.words if (each.line, each.text) != (line, word)]
-        return self._edited(lines, kept)
+        lines = [cut.sub(b"", each) if at == line else each for at, each in enumerate(self._lines(), start=1)]
+        kept = (each.text for each in self.words if (each.line, each.text) != (line, word))
+        return self._edited(b"".join(lines), kept)
 
     def add(self, word: str) -> WordList:
         """Return the list with one more word, on a line at its end; the same list where it is there.
@@ -216,20 +257,28 @@ class WordList:
         alone = WordList(_encoded(word) + b"\n", self.path, self.pattern)
         if [each.text for each in alone.words] != [word]:
             raise ValueError(f"not one word: {printable(word)}")
-        lines = _with_last(self._lines, _encoded(word))
-        return self._edited(lines, [*(each.text for each in self.words), word])
+        data = _with_last(self._data, _encoded(word))
+        return self._edited(data, [*(each.text for each in self.words), word])
+
+    def _lines(self) -> Iterator[bytes]:
+        return (match[0] for match in _PHYSICAL.finditer(self._data))
+
+    @property
+    def _last(self) -> int:
+        return sum(1 for _ in self._lines())
 
     def _read(self) -> Iterator[Word]:
-        for number, piece in _pieces(self._lines, _WORDS_PIECE):
+        for number, piece in _pieces(self._lines(), _WORDS_PIECE):
             match = self._scan.match(piece.partition(b"\0")[0]) if piece[:1] != b"#" else None
             for word in match[1].split() if match else ():
                 yield Word(_decoded(word), number)
 
-    def _edited(self, lines: list[bytes], expected: list[str]) -> WordList:
+    def _edited(self, data: bytes, expected: Iterable[str]) -> WordList:
         """Return the edited list when it means what it should."""
-        edited = WordList(b"".join(lines), self.path, self.pattern)
-        if [word.text for word in edited.words] != expected:
-            raise FormatError(self.path, len(self._lines), "an edit would change others: edit it by hand")
+        edited = WordList(data, self.path, self.pattern)
+        words = (word.text for word in edited.words)
+        if any(one != other for one, other in zip_longest(words, expected)):
+            raise FormatError(self.path, self._last, "an edit would change other words: edit it by hand")
         return edited
 
 
@@ -257,30 +306,29 @@ def _set(chars: bytes) -> bytes:
     return re.escape(chars[:1]) + middle + (re.escape(chars[-1:]) if len(chars) > 1 else b"")
 
 
-def _pieces(lines: list[bytes], size: int) -> Iterator[tuple[int, bytes]]:
+def _pieces(lines: Iterable[bytes], size: int) -> Iterator[tuple[int, bytes]]:
     """Yield the pieces that fgets() gives, with the number of their line."""
     for number, line in enumerate(lines, start=1):
-        for at in range(0, len(line), size):
-            yield number, line[at : at + size]
+        if len(line) <= size:
+            yield number, line
+        else:
+            for at in range(0, len(line), size):
+                yield number, line[at : at + size]
 
 
-def _require(lines: tuple[int, ...], entries: Sequence[Row | Word]) -> None:
-    known = {entry.line for entry in entries}
-    for line in lines:
-        if line not in known:
-            raise KeyError(line)
+def _require(lines: Iterable[int], entries: Iterable[Row | Word]) -> None:
+    """Raise KeyError for the first of the lines on which no entry stands."""
+    missing = dict.fromkeys(lines)
+    for entry in entries:
+        missing.pop(entry.line, None)
+    for line in missing:
+        raise KeyError(line)
 
 
-def _without(lines: list[bytes], numbers: tuple[int, ...]) -> list[bytes]:
-    gone = set(numbers)
-    return [line for number, line in enumerate(lines, start=1) if number not in gone]
-
-
-def _with_last(lines: list[bytes], text: bytes) -> list[bytes]:
-    """Return the lines with one more, with the line end of the first."""
-    end = b"\r\n" if lines and lines[0].endswith(b"\r\n") else b"\n"
-    closed = [lines[-1] + end] if lines and not lines[-1].endswith(b"\n") else lines[-1:]
-    return [*lines[:-1], *closed, text + end]
+def _with_last(data: bytes, text: bytes) -> bytes:
+    """Return the bytes with one more line, with the line end of the first."""
+    end = b"\r\n" if data.partition(b"\n")[0].endswith(b"\r") and b"\n" in data else b"\n"
+    return data + (end if data and not data.endswith(b"\n") else b"") + text + end
 
 
 def _decoded(data: bytes) -> str:

@@ -13,6 +13,7 @@ from hardend.rules import (
     exposure_files,
     exposure_host,
     exposure_smtp,
+    exposure_source,
     exposure_tls,
     greeting,
     immutable,
@@ -43,6 +44,7 @@ CATALOGUE: tuple[Rule, ...] = (
     *exposure_files.RULES,
     *exposure_host.RULES,
     *exposure_smtp.RULES,
+    *exposure_source.RULES,
     *exposure_tls.RULES,
 )
 BY_ID = {rule.id: rule for rule in CATALOGUE}

@@ -59,7 +59,7 @@ class Documents:
     the directories that count (smrsh's); ``unreadable`` why something was not read. ``sources`` says
     which .mc makes which .cf, where the .mc is the truth; a .cf in ``stale`` is not made yet from its
     changed .mc. ``users`` and ``groups`` are those of the host. ``stale_maps`` maps a database to why
-    it does not answer as its source would.
+    it does not answer as its source would, ``unmade`` a .cf to why it is not what its .mc makes.
     """
 
     layout: Layout
@@ -72,6 +72,7 @@ class Documents:
     users: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
     stale_maps: Mapping[str, str] = field(default_factory=dict)
+    unmade: Mapping[str, str] = field(default_factory=dict)
     lockable: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
 

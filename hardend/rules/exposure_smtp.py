@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from hardend.formats.cf import Cf, Value
-from hardend.formats.table import Table
+from hardend.formats.table import Table, rows_with
 from hardend.model import printable
 from hardend.rules.documents import Documents
 from hardend.rules.exposure import demand_change, remedy_at
@@ -74,7 +74,7 @@ def _judge_smuggling(documents: Documents) -> Iterator[Fault]:
         what = f"the rules for srv_features switch off {_named(words)} for whom they answer so"
         yield Fault(cf, line, what, "remove it from LOCAL_SRV_FEATURES in the .mc", mendable=False)
     path = documents.layout.access
-    for entry in _access(documents).entries:
+    for entry in rows_with(_access(documents), _FEATURES_IN_ACCESS):
         words = _switched_off(entry.key, entry.value)
         if words:
             what = f"{printable(entry.key)} switches off {_named(words)} for these clients"
@@ -88,21 +88,21 @@ def _mend_smuggling(documents: Documents) -> Documents:
     if value is not None and not _is_true(value.text):
         changed = set_option(documents, cf, _REJECT_NUL, "true")
         documents = demand_change(documents, changed, cf, _REJECT_NUL)
-    access = table = _access(documents)
-    for entry in reversed(access.entries):  # what is removed moves the lines behind it
-        words = _switched_off(entry.key, entry.value)
-        kept = [word for word in entry.value.split() if word not in words]
-        if words:
-            table = table.set_value(entry.line, " ".join(kept)) if kept else table.remove(entry.line)
-    return documents.with_content(documents.layout.access, table.render()) if access.entries else documents
+    path, data = documents.layout.access, _access(documents)
+    values = {}
+    for entry in rows_with(data, _FEATURES_IN_ACCESS):
+        if words := _switched_off(entry.key, entry.value):
+            values[entry.line] = " ".join(word for word in entry.value.split() if word not in words)
+    if not values:
+        return documents
+    return documents.with_content(path, Table(data, path).with_values(values).render())
 
 
-def _access(documents: Documents) -> Table:
-    """Return the access table; an empty one where it says nothing of features. Raises UnknownError."""
+def _access(documents: Documents) -> bytes:
+    """Return the access table; nothing where there is none. Raises UnknownError."""
     path = documents.layout.access
     is_there = documents.is_there(path) or path in documents.unreadable
-    data = documents.read(path) if is_there else b""
-    return Table(data if _FEATURES_IN_ACCESS.search(data) else b"")
+    return documents.read(path) if is_there else b""
 
 
 def _is_true(text: str) -> bool:

@@ -289,6 +289,7 @@ RULES = (
                 _cf("$j Mail Server Ready; $b NO UCE C=DE L=BY"),
                 policy=Policy(notice="NO UCE C=DE L=BY"),
             ),
+            Example("not asked for", _cf("$j Mail Server Ready; $b")),
         ),
     ),
     Rule(

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from hardend.formats.table import Table
+from hardend.formats.table import Table, rows_with
 from hardend.rules.documents import Documents
 from hardend.rules.flags import faults, with_flags
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
@@ -14,6 +15,7 @@ _FLAGS = ("authwarnings", "noexpn", "novrfy")
 _WHY = "EXPN, VRFY or VERB tell strangers who is on this host and what its aliases run"
 # Lower case switches a service on for the client that the entry names (cf/README, srv_features).
 _GIVEN_BACK = {"x": "EXPN", "b": "VERB"}
+_FEATURES = re.compile(rb"srv_features:", re.IGNORECASE)
 
 
 def _judge_flags(documents: Documents) -> Iterator[Fault]:
@@ -26,7 +28,7 @@ def _mend_flags(documents: Documents) -> Documents:
 
 def _judge_srv_features(documents: Documents) -> Iterator[Fault]:
     path = documents.layout.access
-    for entry in Table(documents.read(path)).entries:
+    for entry in rows_with(documents.read(path), _FEATURES):
         given = _given_back(entry.key, entry.value)
         if given:
             yield Fault(
@@ -40,13 +42,15 @@ def _judge_srv_features(documents: Documents) -> Iterator[Fault]:
 
 def _mend_srv_features(documents: Documents) -> Documents:
     path = documents.layout.access
-    table = Table(documents.read(path))
-    for entry in reversed(table.entries):  # from below: what is removed moves the lines behind it
-        if not _given_back(entry.key, entry.value):
-            continue
-        kept = [word for word in entry.value.split() if word[:1] not in _GIVEN_BACK]
-        table = table.set_value(entry.line, " ".join(kept)) if kept else table.remove(entry.line)
-    return documents.with_content(path, table.render())
+    data = documents.read(path)
+    values = {
+        entry.line: " ".join(word for word in entry.value.split() if word[:1] not in _GIVEN_BACK)
+        for entry in rows_with(data, _FEATURES)
+        if _given_back(entry.key, entry.value)
+    }
+    if not values:
+        return documents
+    return documents.with_content(path, Table(data, path).with_values(values).render())
 
 
 def _given_back(key: str, value: str) -> dict[str, str]:

@@ -136,6 +136,10 @@ RULES = (
                     )
                 },
             ),
+            Example(
+                "the short form of the option; lines accumulate",
+                {"/etc/mail/submit.cf": "V10/Berkeley\nOpgoaway\nOpRestrictMailq\n"},
+            ),
         ),
     ),
     Rule(
@@ -183,6 +187,10 @@ RULES = (
                 {"/etc/mail/sendmail.cf": "V10/Berkeley\nO LogLevel=9\n"},
                 {"/etc/mail/sendmail.cf": "V10/Berkeley\nO LogLevel=9\nO PrivacyOptions=restrictqrun\n"},
             ),
+            Example(
+                "in a continuation line, and in any case",
+                {"/etc/mail/sendmail.cf": "V10/Berkeley\nO privacyoptions = goaway,\n\tRestrictQRun\n"},
+            ),
         ),
     ),
     Rule(
@@ -200,6 +208,10 @@ RULES = (
                 "only the guide's first flag",
                 {"/etc/mail/submit.cf": "V10/Berkeley\nO PrivacyOptions=restrictmailq\n"},
                 {"/etc/mail/submit.cf": "V10/Berkeley\nO PrivacyOptions=restrictmailq,restrictqrun\n"},
+            ),
+            Example(
+                "what FEATURE(`msp') makes of it",
+                {"/etc/mail/submit.cf": "V10/Berkeley\nO PrivacyOptions=goaway,noetrn,restrictqrun\n"},
             ),
         ),
     ),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees of a Debian 12 mail host, built once into a cache outside the repository.
+"""Trees of a Debian mail host, built once into a cache outside the repository.
 
-The base image is what a mail host is before hardend; the installed image is a copy of it after
-``./run install``. Each is named by what it is made from, built under a temporary name and renamed
-when it is complete, so that an interrupted build is never taken for an image.
+The base image is what a mail host is before hardend, on Debian 12 or 13; the installed image is a copy
+of it after ``./run install``, on Debian 12. Each is named by what it is made from, built under a
+temporary name and renamed when it is complete, so that an interrupted build is never taken for an image.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tomllib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = "bookworm"
+NEXT_SUITE = "trixie"  # on the same mirrors
 BUILD_TIMEOUT_S = 1500
 
 BOOTSTRAP = (
@@ -45,6 +46,7 @@ systemctl mask apt-daily.timer apt-daily-upgrade.timer
 useradd --create-home --shell /bin/bash alice
 apt-get clean
 """
+FETCH = "apt-get -q -y --download-only --reinstall install sendmail sendmail-bin sendmail-base"
 PASSED = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy", "no_proxy")
 
 
@@ -84,8 +86,8 @@ class Source:
         return f"deb {self.site} {self.release} {self.component}\n"
 
 
-def apt_sources() -> tuple[Source, ...]:
-    """Return where this machine gets Debian 12's main component from, base suite first."""
+def apt_sources(suite: str = SUITE) -> tuple[Source, ...]:
+    """Return where this machine gets Debian's main component from, base suite first."""
     done = _call(
         ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)",
          "Created-By: Packages"],
@@ -99,22 +101,25 @@ def apt_sources() -> tuple[Source, ...]:
     found.sort(key=lambda source: wanted.index(source.release))
     if not found or found[0].release != SUITE:
         raise ImageError(f"apt's sources name no mirror of {SUITE} main")
-    return tuple(found)
+    return tuple(replace(source, release=source.release.replace(SUITE, suite)) for source in found)
 
 
-def lay(target: Path, *, install: bool) -> None:
+def lay(target: Path, *, install: bool, suite: str = SUITE) -> None:
     """Copy a mail host to ``target``, after ``./run install`` or without; builds it if need be.
+
+    ``suite`` is for the host without hardend.
 
     One at a time on this machine, so that no image is replaced while it is copied.
     """
     with locked(cache_dir() / "build.lock"):
-        copy(_installed() if install else _base(), target)
+        copy(_installed() if install else _base(suite), target)
 
 
-def _base() -> Path:
-    """Return the tree of a Debian 12 mail host without hardend."""
-    digest = hashlib.sha256(repr((SUITE, BOOTSTRAP, INSTALL)).encode()).hexdigest()[:16]
-    return _image(f"base-{digest}", _bootstrap)
+def _base(suite: str = SUITE) -> Path:
+    """Return the tree of a Debian mail host without hardend."""
+    digest = hashlib.sha256(repr((suite, BOOTSTRAP, INSTALL)).encode()).hexdigest()[:16]
+    kind = "base" if suite == SUITE else suite
+    return _image(f"{kind}-{digest}", lambda tree: _bootstrap(tree, suite))
 
 
 def _installed() -> Path:
@@ -130,6 +135,30 @@ def _installed() -> Path:
         inside(tree, "cd /root/hardend && exec ./run install")
 
     return _image(f"installed-{digest.hexdigest()[:16]}", install)
+
+
+def packages(kind: str = "packages", fetching: str = FETCH) -> Path:
+    """Return a directory of packages, by default the mail server's in the versions that the image has."""
+    with locked(cache_dir() / "build.lock"):
+        origin = _base()
+
+        def fetch(target: Path) -> None:
+            work = target.with_name("fetching.unfinished")
+            remove(work)
+            try:
+                copy(origin, work)
+                inside(work, fetching)
+                shutil.copytree(work / "var/cache/apt/archives", target, ignore=_no_package)
+            finally:
+                remove(work)
+
+        digest = hashlib.sha256(repr((origin.name, fetching)).encode()).hexdigest()[:16]
+        return _image(f"{kind}-{digest}", fetch)
+
+
+def _no_package(directory: str, names: list[str]) -> list[str]:
+    del directory
+    return [name for name in names if not name.endswith(".deb")]
 
 
 def copy(origin: Path, target: Path) -> None:
@@ -211,10 +240,10 @@ def _make_room(name: str) -> None:
         remove(old)
 
 
-def _bootstrap(tree: Path) -> None:
-    sources = apt_sources()
+def _bootstrap(tree: Path, suite: str) -> None:
+    sources = apt_sources(suite)
     _call(
-        ["debootstrap", "--variant=minbase", f"--include={BOOTSTRAP}", SUITE, str(tree),
+        ["debootstrap", "--variant=minbase", f"--include={BOOTSTRAP}", suite, str(tree),
          sources[0].site],
     )  # fmt: skip
     (tree / "etc/apt/sources.list").write_text(

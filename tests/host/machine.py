@@ -41,11 +41,21 @@ class MachineError(Exception):
 class Machine:
     """One test host; boots when entered, and is gone when left, whatever happened.
 
-    ``install=False`` gives the mail host without hardend. ``options`` go to systemd-nspawn(1).
+    ``install=False`` gives the mail host without hardend, of Debian ``suite``. ``prepare`` is run in it
+    before it boots, when it still has a network. ``options`` go to systemd-nspawn(1).
     """
 
-    def __init__(self, *, install: bool = True, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        install: bool = True,
+        options: Sequence[str] = (),
+        suite: str = image.SUITE,
+        prepare: str = "",
+    ) -> None:
         self._install = install
+        self._suite = suite
+        self._prepare = prepare
         self._options = tuple(options)
         self.name = f"{_COPY}{os.getpid()}-{time.monotonic_ns() & 0xFFFFFF:x}"
         self.tree = image.cache_dir() / self.name
@@ -60,9 +70,11 @@ class Machine:
             with image.locked(_owners()):
                 self._owner = os.open(_lock_of(self.tree), os.O_RDWR | os.O_CREAT, 0o600)
                 fcntl.flock(self._owner, fcntl.LOCK_EX)
-            image.lay(self.tree, install=self._install)
+            image.lay(self.tree, install=self._install, suite=self._suite)
             if self._install:
                 image.put_source(self.tree)
+            if self._prepare:
+                image.inside(self.tree, self._prepare)
             self.boot()
             if self._install:
                 self.run("cd /root/hardend && ./run install", timeout=300)

@@ -34,7 +34,7 @@ for line in sys.stdin:
         live = open(cf, "rb").read()
         told |= {"size": len(built.cf), "warnings": built.warnings}
         told |= {"same": mcbuild.same_configuration(built.cf, live)}
-        told |= {"bytes": mcbuild._lasting(built.cf) == live, "diff": mcbuild.difference(live, built.cf)}
+        told |= {"bytes": mcbuild.lasting(built.cf) == live, "diff": mcbuild.difference(live, built.cf)}
     except HardendError as error:
         told["error"] = str(error)
     told["seconds"] = round(time.monotonic() - began, 2)

@@ -67,6 +67,27 @@ def test_an_intrusion_is_listed_shown_and_compared(
     assert "hunter2" not in diff
 
 
+def test_the_journal_names_the_rules_that_an_intrusion_broke(
+    guarded: Machine, kept: Callable[..., list[dict[str, Any]]]
+) -> None:
+    drift(guarded, ACCESS, "printf 'com\\tRELAY\\n'")
+    guarded.run("mkdir -p /home/eve/bin; cp /bin/true /home/eve/bin/vacation; chown -R 1234 /home/eve")
+    guarded.run("ln -s /home/eve/bin/vacation /etc/mail/smrsh/vacation2; sleep 0.3", check=False)
+    linked = kept("--path", "/etc/mail/smrsh/vacation2")[-1]
+    assert {"smrsh-programs", "smrsh-ownership"} <= set(linked["rules"])
+    item = kept("--path", ACCESS)[-1]
+    assert {"relay-entries", "exposure-files"} <= set(item["rules"])
+    command = f"journalctl HARDEND_QUARANTINE_ID={item['id']} HARDEND_EVENT=rules-broken -o verbose"
+    told = guarded.run(f"{command} --no-pager").stdout
+    assert f"HARDEND_PATH={ACCESS}" in told
+    assert "relay-entries" in next(line for line in told.splitlines() if "HARDEND_RULE=" in line)
+    assert "HARDEND_GENERATION=" in told
+    assert "com" not in next(line for line in told.splitlines() if "MESSAGE=" in line).split()
+    explained = guarded.run(f"journalctl -x HARDEND_QUARANTINE_ID={item['id']} --no-pager").stdout
+    assert "had broken rules" in explained
+    assert f"{ACCESS}:1: relay-entries: " in guarded.run(f"hardend quarantine show {item['id']}").stdout
+
+
 def test_the_exit_codes_are_for_scripts(guarded: Machine) -> None:
     for command, code in (
         ("list --path /no/where", 1),
@@ -184,7 +205,7 @@ def test_old_generations_are_pruned_under_a_running_guard(guarded: Machine) -> N
                     f" hardend approve {ACCESS} --from /root/a --reason {number}")  # fmt: skip
     document = guarded.json("hardend baseline prune --keep 2 --json")
     assert len(document["kept"]) == 2
-    assert document["objects"] > 0
+    assert document["removed"]
     print(f"pruned {document['removed']}: {document['objects']} objects, {document['freed_bytes']} bytes")
     guarded.run("hardend baseline verify")
     log = guarded.run("hardend baseline log").stdout

@@ -200,7 +200,7 @@ def test_a_window_survives_a_restart_of_the_guard(held: Machine) -> None:
     held.run("hardend unlock --for 10m --reason long")
     line = append(held, 6)
     time.sleep(2.5)
-    held.run("systemctl kill -s KILL hardend")
+    held.run("systemctl kill --kill-whom=main -s KILL hardend")
     assert wait(held, "hardend status --json | grep -q '\"guard\": \"running\"'") == ""
     time.sleep(1)
     assert line in held.run(f"cat {ACCESS}").stdout and not is_locked(held)

@@ -31,6 +31,7 @@ PACKAGES = (
     "libwrap0",
 )
 INSTALLED = Path("/usr/libexec/sendmail")
+MACROS = Path("/usr/share/sendmail/cf")
 # The least that newaliases and -bC accept: every address is local.
 CF = b"""V10/Berkeley
 Cwlocalhost
@@ -95,6 +96,30 @@ def promtool() -> Path:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     return CACHE / "promtool"
+
+
+@cache
+def macros() -> Path:
+    """Return Sendmail's m4 files, of Debian's package sendmail-cf; fails, or skips, without a way."""
+    if MACROS.is_dir():
+        return MACROS
+    tree = CACHE / "sendmail-cf"
+    found = tree / "tree" / str(MACROS).lstrip("/")
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with (CACHE.parent / "programs.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not found.is_dir():
+                aside = CACHE / "sendmail-cf.new"
+                shutil.rmtree(aside, ignore_errors=True)
+                _download("sendmail-cf", to=aside)
+                aside.rename(tree)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = f"Sendmail's m4 files cannot be had: {error}"
+        if os.environ.get("HARDEND_REQUIRE"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return found
 
 
 def _download(*names: str, to: Path) -> None:

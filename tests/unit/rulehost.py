@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hardend.layout import Layout
 from hardend.model import FileType, MapSpec
 from hardend.rules.documents import Attributes, Documents, Policy
+from hardend.rules.exposure_source import unmade_by_sight
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +104,7 @@ def documents_of(
     return Documents(
         layout=layout,
         content=MappingProxyType(content),
+        unmade=MappingProxyType(unmade_by_sight(content, attributes, sources)),
         attributes=MappingProxyType(attributes),
         names=MappingProxyType({path: tuple(sorted(inside)) for path, inside in names.items()}),
         sources=MappingProxyType(sources),

@@ -11,6 +11,7 @@ import pytest
 
 from hardend.baseline.store import Store
 from hardend.errors import Exit
+from hardend.quarantine_reader import Shelf
 from tests.unit.command import ACCESS_PATH, CF_PATH, Run, is_locked
 from tests.unit.command import approved as approved  # noqa: PLC0414 - a fixture
 from tests.unit.command import run as run  # noqa: PLC0414 - a fixture
@@ -77,6 +78,23 @@ def test_new_content_from_a_file_becomes_the_live_content(
     assert is_locked(approved, CF_PATH)
     assert run("check")[0] == Exit.OK
     assert Store(approved.host).verify() == []
+
+
+def test_what_an_approval_replaces_is_kept_by_its_path_and_broke_no_rule(
+    approved: Tree, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "cf").write_bytes(CF.replace(b"goaway\n", b"authwarnings\n"))
+    (tmp_path / "old").write_bytes(CF)
+    for source in ("cf", "old"):
+        new = ("--from", str(tmp_path / source), "--force", "--reason", source)
+        code, _, err = run("approve", CF_PATH, *new)
+        assert code == Exit.OK, err
+    code, _, err = run("collect")
+    assert (code, "broke" in err) == (Exit.OK, False), err
+    with Shelf(approved.host) as shelf:
+        kept = shelf.all()
+    known = [(item.path, item.drift, item.waits, item.rules) for item in kept]
+    assert known == [(CF_PATH, (), False, ())] * 2
 
 
 def test_a_path_alone_takes_in_its_live_state_and_puts_the_others_back(approved: Tree, run: Run) -> None:

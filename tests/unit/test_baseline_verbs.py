@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,24 @@ def test_a_damaged_object_refuses_the_rollback_that_needs_it_and_changes_nothing
     assert second.at(CF_PATH).read_bytes() == live
     assert Store(second.host).current().entries[CF_PATH].digest != digest
     assert run("check")[0] == Exit.OK
+
+
+def test_diff_shows_the_beginning_of_digests_and_escapes_names(approved: Tree, run: Run) -> None:
+    store = Store(approved.host)
+    current = store.current()
+    entries = dict(current.entries)
+    link = entries["/etc/mail/link"]
+    entries[link.path] = replace(link, target="to\x1b[2J")
+    access = entries["/etc/mail/access"]
+    entries[access.path] = replace(
+        access, answers="a" * 64, builder="b" * 64, sources=(("/etc/mail/x\n", "c" * 64), ("/y", ""))
+    )
+    with store.locked():
+        number, parent = store.next()
+        store.add_generation(replace(current, number=number, parent=parent, entries=entries))
+    code, out, _ = run("baseline", "diff")
+    assert code == Exit.OK
+    assert f"answers - -> {'a' * 12}\n" in out
+    assert f"builder - -> {'b' * 12}\n" in out
+    assert f"sources - -> /etc/mail/x\\x0a {'c' * 12}, /y -\n" in out
+    assert "target ../aliases -> to\\x1b[2J\n" in out

@@ -236,7 +236,8 @@ def run_verb(scene: Scene, *words: str) -> subprocess.CompletedProcess[str]:
 def test_the_verb_prints_one_line_one_object_or_nothing(scene: Scene) -> None:
     scene.put()
     done = run_verb(scene)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr.startswith("hardend: which rules a drift broke is not known: no sendmail.cf in ")
     assert done.stdout.startswith("1 collected; the quarantine holds 0.0 of 256 MiB\n")
     (scene.taken / ID).write_bytes(b"evil")
     done = run_verb(scene, "--json")

@@ -331,3 +331,12 @@ def test_a_path_behind_a_link_is_not_read(host_tree: Tree) -> None:
     reader.close()
     host_tree.at("/etc/mail").unlink()
     host_tree.at("/etc/elsewhere").rename(host_tree.at("/etc/mail"))
+
+
+def test_a_proposal_does_not_undo_what_was_approved_meanwhile(host_tree: Tree) -> None:
+    early = Proposal.after(Store(host_tree.host).current())
+    commit.commit_and_apply(host_tree.host, Settings(), _changed(host_tree, b"new\n"), reason="second")
+    with pytest.raises(RefusedError, match="generation 2 was approved meanwhile"):
+        commit.commit_and_apply(host_tree.host, Settings(), early, reason="third")
+    assert Store(host_tree.host).current().reason == "second"
+    assert host_tree.at(CF_PATH).read_bytes() == b"new\n"

@@ -58,7 +58,7 @@ def test_the_shipped_file_sets_nothing(tmp_path: Path) -> None:
     assert load(host_of(tmp_path, SHIPPED.read_bytes())) == Settings()
     document = tomllib.loads(SHIPPED.read_text("utf-8"))
     assert document.pop("paths") == {"classes": {}}
-    tables = ("guard", "windows", "rebuild", "quarantine", "baseline", "rules")
+    tables = ("guard", "windows", "rebuild", "quarantine", "baseline", "alerts", "rules")
     assert document == {name: {} for name in tables}
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def test_off_releases_every_lock_without_a_guard_and_on_puts_all_back(approved: 
 def test_an_approval_while_it_is_off_touches_nothing(approved: Tree, run: Run) -> None:
     run("off", "--for", "30m", "--reason", "repair")
     approved.at(CF_PATH).write_bytes(b"repaired\n")
-    code, out, _ = run("approve", CF_PATH, "--reason", "repaired")
+    code, out, _ = run("approve", CF_PATH, "--force", "--reason", "repaired")
     assert code == Exit.OK
     assert "enforcement is off: nothing was touched" in out
     assert not is_locked(approved, CF_PATH)
@@ -121,3 +123,16 @@ def test_a_running_guard_is_asked_and_what_it_says_is_shown(
     assert [request["verb"] for request in asked] == ["off", "on", "load", "off"]
     assert (asked[0]["seconds"], asked[0]["reason"], asked[0]["by"]) == (3600, "why", commit.caller())
     assert approved.root.is_dir()
+
+
+def test_a_lock_that_cannot_be_released_is_told_and_is_no_success(
+    approved: Tree, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, letters: str) -> bool:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(descriptor) + letters)
+
+    assert approved.root.is_dir()
+    monkeypatch.setattr("hardend.kernel.flags.hold_flags", refuse)  # as in a container without the right
+    code, out, err = run("release")
+    assert (code, out) == (Exit.REFUSED, "0 locks released\n")
+    assert "/etc/mail/sendmail.cf: Operation not permitted" in err

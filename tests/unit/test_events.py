@@ -276,6 +276,9 @@ class Entries:
     def seek_realtime(self, seconds: float) -> None:
         self.sought = seconds
 
+    def seek_cursor(self, cursor: str) -> None:
+        self.sought_cursor = cursor
+
     def get_next(self) -> dict[str, Any]:
         return self.left.pop(0) if self.left else {}
 
@@ -347,6 +350,22 @@ def test_a_failure_and_an_event_without_path_show_their_message() -> None:
     assert verb._as_text(started).endswith("guard-started       guard of 20 paths")
 
 
+@pytest.mark.root
+def test_the_verb_shows_only_what_this_writer_did(
+    host: Host, journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal.event(Event.DRIFT_FOUND, "x", path="/who", who={"exe": "/usr/bin/vim", "uid": 0})
+    journal.event(Event.DRIFT_FOUND, "x", path="/who", who={"exe": "/usr/bin/sed", "uid": 65534})
+    journal.event(Event.DRIFT_FOUND, "x", path="/who")
+    read_of(host, "/who", 3)
+    for who, exe in (("root", "vim"), ("65534", "sed"), ("sed", "sed")):
+        args = run("--root", host.root, "--path", "/who", "--who", who)
+        assert args.run(args) == 0
+        shown = capsys.readouterr().out.splitlines()
+        assert len(shown) == 1
+        assert f"by /usr/bin/{exe}" in shown[0]
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("30m", 1800), ("2h", 7200), ("1w", 604800)])
 def test_since_takes_an_age(text: str, seconds: int) -> None:
     before = time.time()
@@ -358,7 +377,9 @@ def test_since_takes_a_local_time() -> None:
     assert verb._moment(moment.strftime("%Y-%m-%d %H:%M:%S")) == moment.timestamp()
 
 
-@pytest.mark.parametrize("words", [("--since", "yesterday"), ("--since", ""), ("--kind", "drift")])
+@pytest.mark.parametrize(
+    "words", [("--since", "yesterday"), ("--since", ""), ("--kind", "drift"), ("--who", "")]
+)
 def test_what_is_no_time_and_no_kind_is_refused(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

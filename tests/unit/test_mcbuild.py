@@ -36,12 +36,7 @@ divert(0)V10/Berkeley
 ##### built by m4@host on today
 divert(-1)
 """
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(
-        shutil.which("m4") is None and not os.environ.get("HARDEND_REQUIRE"), reason="no m4 here"
-    ),
-]
+pytestmark = [pytest.mark.root, pytest.mark.m4, pytest.mark.unshare]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_the_list_has_the_newest_last_and_says_what_waits(shelf: Shelf, call: Ca
     code, out, err = call("list")
     assert (code, err) == (Exit.OK, "")
     head, *lines = out.splitlines()
-    assert head.split() == ["AGE", "PATH", "DRIFT", "KIND", "SIZE", "WHO", "ID", "INCIDENT"]
+    assert head.split() == ["AGE", "PATH", "DRIFT", "KIND", "SIZE", "WHO", "ID", "INCIDENT", "BROKE"]
     assert [line.split("  ")[0] for line in lines] == ["3d", "60s", "5s"]
     assert [identifier in line for identifier, line in zip([old, young, waiting], lines, strict=True)]
     assert lines[0].endswith("first")

@@ -25,23 +25,24 @@ MAX_LINES = 400
 RANKS = (
     {"errors", "model"},
     {"formats", "kernel", "command", "settings", "textdiff"}
-    | {"status_interface", "terminal", "varlink"},
+    | {"alert_spool", "edit_draft", "editor", "status_interface", "terminal", "varlink"},
     {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs", "sandbox"}
     | {"journal", "state", "control", "smtp_dialogue", "varlink_client"}
-    | {"blocks", "suggest_sources"},
+    | {"alert_delivery", "blocks", "packages", "suggest_sources"},
     {"classes", "baseline", "observe", "maps", "events", "own_files", "pause", "rules"}
     | {"status_view", "window"}
     | {"writers"},
     {"reconcile", "aside", "mta", "gate", "outcome", "ratchet", "survey"}
     | {"affected", "m4_files"}
     | {"metrics", "quarantine_reader", "status_answers", "window_diff", "window_files"}
-    | {"suggest"},
+    | {"alert_incidents", "suggest"},
     {"capture", "findings", "mcbuild", "table", "mta_memory"}
     | {"ordinary_user", "relay_probe", "smtp_outcome", "status_service"}
-    | {"suggest_text"},
-    {"inspection", "plan", "propose", "spares", "verify", "watch", "mountwatch", "parties", "pending"},
+    | {"alert", "breach", "interruption", "suggest_text"},
+    {"inspection", "plan", "propose", "spares", "verify", "watch", "mountwatch", "parties", "pending"}
+    | {"origin", "promises"},
     {"restore", "standing", "strangers", "succession", "examine"}
-    | {"arrival", "window_review", "worsening"},
+    | {"arrival", "window_mend", "window_review", "worsening"},
     {"directory", "released"},
     {"enforcer"},
     {"commit", "lookout"},
@@ -49,8 +50,8 @@ RANKS = (
     {"checked"},
     {"map_pass", "mta_pass", "guard_windows"},
     {"rebuild", "collect", "report", "guard_verbs"},
-    {"guard", "harden", "quarantine_use", "window_end"},
-    {"demo_guard", "demo_kept", "demo_packages", "demo_scratch"},
+    {"edit", "guard", "harden", "quarantine_use", "window_end"},
+    {"package_window", "demo_guard", "demo_kept", "demo_packages", "demo_scratch"},
     {"demo_drifts", "demo_host"},
     {"demo"},
     {"cli"},

@@ -103,6 +103,7 @@ def test_every_rule_says_what_it_is_and_shows_it(rule: Rule) -> None:
     assert rule.references
     assert (rule.mend is None) == (rule.fix is Fix.NEVER)
     assert any(not example.is_near_miss for example in rule.examples), "no example of a fault"
+    assert any(example.is_near_miss for example in rule.examples), "no near miss"
 
 
 def test_the_ids_are_unique_and_say_subject_and_thing() -> None:

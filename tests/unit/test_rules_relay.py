@@ -27,10 +27,11 @@ from hardend.rules.relay_texts import (
     mc,
 )
 from hardend.rules.rule import Fault, Verdict
-from tests.unit.relay_pairs import MENDABLE, Pair, pairs
+from tests.unit.relay_pairs import JUDGED, MENDABLE, Pair, pairs
 from tests.unit.rulehost import documents_of
 
 MENDABLE_PAIRS = [pair for pair in pairs() if pair.feature in MENDABLE]
+JUDGED_PAIRS = [pair for pair in pairs() if pair.feature in JUDGED]
 OPEN_PAIRS = [pair for pair in pairs() if pair.feature == "promiscuous_relay"]
 RELAY_RULES = [rule for rule in CATALOGUE if rule.id.startswith("relay-")]
 
@@ -63,6 +64,7 @@ def test_there_are_pairs_of_every_feature_that_a_rule_judges() -> None:
     assert told >= {"dnsbl", "enhdnsbl", "accept_unqualified_senders", "use_cw_file", "use_ct_file"}
 
 
+@pytest.mark.m4
 @pytest.mark.parametrize("pair", pairs(), ids=name_of)
 def test_a_feature_is_told_from_the_rules_alone(pair: Pair) -> None:
     """The comments that m4 leaves are taken away: hand-edited files have none."""
@@ -72,11 +74,26 @@ def test_a_feature_is_told_from_the_rules_alone(pair: Pair) -> None:
     assert set(features(Cf(absent))) - set(features(Cf(present))) == set()
 
 
+@pytest.mark.m4
+@pytest.mark.parametrize("pair", JUDGED_PAIRS, ids=name_of)
+def test_the_rule_tells_a_cf_with_the_feature_from_one_without(pair: Pair) -> None:
+    rule = JUDGED[pair.feature]
+    messages = [
+        {fault.message for fault in failures(rule.lstrip("-"), documents_of({CF: cf.decode()}))}
+        for cf in (pair.present, pair.absent)
+    ]
+    broken, met = messages[::-1] if rule.startswith("-") else messages
+    assert broken - met
+    assert not met - broken or pair.feature == "access_db", "one fault goes, another comes into sight"
+
+
+@pytest.mark.m4
 @pytest.mark.parametrize("pair", pairs(), ids=name_of)
 def test_m4_writes_no_rule_that_accepts_everything(pair: Pair) -> None:
     assert acceptances(Cf(pair.present)) == []
 
 
+@pytest.mark.m4
 @pytest.mark.parametrize("pair", MENDABLE_PAIRS, ids=name_of)
 def test_what_is_left_is_what_m4_makes_without_the_feature(pair: Pair) -> None:
     changed = without_feature(Cf(pair.present), pair.feature)
@@ -84,6 +101,7 @@ def test_what_is_left_is_what_m4_makes_without_the_feature(pair: Pair) -> None:
     assert substance(changed.render()) == substance(pair.absent)
 
 
+@pytest.mark.m4
 @pytest.mark.parametrize("pair", OPEN_PAIRS, ids=name_of)
 def test_an_open_relay_without_a_mc_is_found_and_left_to_its_administrator(pair: Pair) -> None:
     documents = documents_of({CF: pair.present.decode("utf-8", "surrogateescape")})

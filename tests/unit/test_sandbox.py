@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from hardend.command import Ran
 from hardend.errors import CommandError
 from hardend.sandbox import Limits, is_given, run_confined
 
-pytestmark = pytest.mark.skipif(shutil.which("unshare") is None, reason="needs util-linux")
+pytestmark = pytest.mark.unshare
 PYTHON = "/usr/bin/python3"
 _CAPBSET_DROP = 24  # prctl(2)
 _CAP_SYS_ADMIN = 21
@@ -160,7 +159,7 @@ def test_its_environment_is_clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(not os.access(PYTHON, os.X_OK), reason="needs /usr/bin/python3")
+@pytest.mark.python3
 def test_there_is_no_network() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
         local.bind("\0hardend-test-abstract")
@@ -283,7 +282,7 @@ def test_an_ordinary_user_is_confined_just_so_or_refused() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(not os.access(PYTHON, os.X_OK), reason="needs /usr/bin/python3")
+@pytest.mark.python3
 def test_an_ordinary_user_has_no_network_there_either() -> None:
     script = "import socket; print([name for _, name in socket.if_nameindex()])"
     said = in_child(

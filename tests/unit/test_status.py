@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hardend import state
-from hardend.cli import status
+from hardend.cli import status, status_screen
 from hardend.model import Host
 
 Result = tuple[int, str]
@@ -174,7 +174,7 @@ def test_a_dead_guard_is_three_and_unproven_since_its_last_word(station: Station
     os.utime(station.host.state_file, (1795500000, 1795500000))
     code, text = station.text()
     assert code == 3
-    shown = status._when(1795500000)
+    shown = status_screen.when(1795500000)
     assert text.splitlines()[0].startswith(f"not running: unproven since {shown}")
     assert "last word was clean" in text
     code, document = station.document()

@@ -365,7 +365,9 @@ def test_the_verb_says_the_same_over_the_socket(
     service.station.lock.release()
     assert "unproven since" in same()
     os.unlink(service.station.host.state_file)
-    assert same().startswith("not running: the guard has not started")
+    (code, screen), asked = told(service, capsys), told(service, capsys, "--socket")
+    assert screen.startswith("not running: the guard has not started")
+    assert (code, screen.splitlines()[:1]) == (asked[0], asked[1].splitlines()), "the store is not asked"
 
 
 def test_the_verb_says_where_nobody_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

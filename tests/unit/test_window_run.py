@@ -70,12 +70,13 @@ def test_what_a_failing_command_did_is_put_back_and_its_code_passed_on(approved:
     settled(approved)
 
 
-def test_what_breaks_a_rule_is_put_back_with_the_reason_and_said_by_the_exit_code(
-    approved: Tree, run: Run
-) -> None:
+def test_what_breaks_a_rule_with_a_fix_is_mended_and_the_reason_said(approved: Tree, run: Run) -> None:
+    before = Store(approved.host).current().number
     code, out, _ = run("run", "--reason", "why", "--", *shell(approved, "chmod 666 %s/etc/mail/sendmail.cf"))
-    assert code == Exit.REFUSED
-    assert "put back: /etc/mail/sendmail.cf: /etc/mail/sendmail.cf: exposure-files" in out
+    assert code == Exit.OK
+    assert "/etc/mail/sendmail.cf: " in out and "exposure-files applied again" in out
+    assert "kept: " not in out
+    assert Store(approved.host).current().number == before
     settled(approved)
 
 
