@@ -20,6 +20,7 @@ from hardend.window_end import Ended
 
 _SHELLS = frozenset({"sh", "dash", "bash"})
 _MOST_INPUT = 64 << 20
+_BLOCK = 1 << 20
 _SHOWN = 10
 
 
@@ -45,6 +46,11 @@ def _hook(args: argparse.Namespace) -> int:
     with contextlib.suppress(BrokenPipeError), _told():
         if os.geteuid() == 0 and Store(args.host).has_baseline():
             _MOMENTS[args.moment](args.host)
+    if args.moment == "apt":
+        # apt gives up a transaction whose list nobody reads to its end.
+        with contextlib.suppress(OSError):
+            while sys.stdin.buffer.read(_BLOCK):
+                pass
     return Exit.OK
 
 

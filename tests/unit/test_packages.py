@@ -7,6 +7,7 @@ import io
 import os
 import re
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -185,3 +186,14 @@ def test_the_shipped_hooks_cannot_fail() -> None:
             command = line.partition("=")[2].replace("/usr/sbin/hardend", "/nonexistent")
             done = subprocess.run(["sh", "-c", command], check=False, capture_output=True)
             assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_apt_writes_is_read_to_its_end_where_nothing_was_approved(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hardend", "package-hook", "--root", str(tmp_path), "apt"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as hook:
+        assert hook.stdin is not None and hook.stderr is not None
+        for _ in range(64):
+            hook.stdin.write(b"VERSION 3\n" * 4096)  # an unread pipe takes 64 KiB, then it breaks
+        hook.stdin.close()
+        assert hook.wait(60) == 0
+        assert hook.stderr.read() == b""
