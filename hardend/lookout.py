@@ -67,7 +67,7 @@ class Lookout:
 
     def _is_locked(self, held: Held) -> bool:
         enforced = self._enforcer.mode is Mode.ENFORCE and not self._enforcer.paused and not held.window
-        return enforced and "i" in held.entry.flags and held.descriptor >= 0
+        return enforced and held.entry.flags == "i" and held.descriptor >= 0
 
     def _catch(self, held: Held) -> None:
         held.relocked = True

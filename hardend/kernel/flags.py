@@ -30,14 +30,14 @@ def get_flags(descriptor: int) -> int:
 
 
 def keep_immutable(descriptor: int) -> bool:
-    """Set ``i`` where it is not set, and nothing else; True when it was not. Raises OSError.
+    """Set ``i`` alone where it is not set; True when it was not. Raises OSError.
 
     For those who ask all the time: 1 us where it is set, and nothing between the two calls where it is not.
     """
     now = fcntl.ioctl(descriptor, _GETFLAGS, _EMPTY)
     if now[_LOW_BYTE] & IMMUTABLE:
         return False
-    wanted = int.from_bytes(now, sys.byteorder) | IMMUTABLE
+    wanted = int.from_bytes(now, sys.byteorder) & ~APPEND | IMMUTABLE
     fcntl.ioctl(descriptor, _SETFLAGS, wanted.to_bytes(len(now), sys.byteorder))
     return True
 
@@ -63,5 +63,7 @@ def hold_flags(descriptor: int, letters: str) -> bool:
     wanted = now & ~HELD | from_letters(letters)
     if now == wanted:
         return False
+    if now & wanted & IMMUTABLE:  # of a file that is immutable and stays so ext4 changes no other flag
+        set_flags(descriptor, now & ~IMMUTABLE)
     set_flags(descriptor, wanted)
     return True

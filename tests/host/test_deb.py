@@ -46,6 +46,9 @@ def newer(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+pytestmark = pytest.mark.all  # three minutes and a hundred packages: ./run test --all
+
+
 @pytest.fixture(scope="module", params=[SUITE, pytest.param(NEXT_SUITE, marks=pytest.mark.all)])
 def host(request: pytest.FixtureRequest, deb: Path, newer: Path) -> Iterator[Machine]:
     """A mail host that never saw hardend, without a network, with the packages in /root."""

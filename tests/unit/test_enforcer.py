@@ -299,3 +299,13 @@ def test_an_approval_is_no_drift(guarded: Tree) -> None:
     assert guarded.at(CF).read_bytes() == new
     assert guarded.recorder.restored_paths == []
     assert enforcer.last_drift == {}
+
+
+def test_append_only_under_the_lock_is_taken_off(guarded: Tree) -> None:
+    """ext4 refuses to change another flag of a file that is and stays immutable."""
+    assert guarded.enforcer is not None
+    subprocess.run(["chattr", "-i", "+a", str(guarded.at(CF))], check=True)
+    subprocess.run(["chattr", "+i", str(guarded.at(CF))], check=True)
+    guarded.enforcer.full_pass(thorough=True)
+    assert guarded.recorder.failures == {}
+    assert guarded.drifts() == {}

@@ -88,6 +88,16 @@ def test_a_lock_that_goes_off_after_the_start_of_chattr_is_put_back_without_a_hi
     assert [path for path, _ in scene.tree.recorder.restored_paths] == [CF]
 
 
+def test_a_lock_that_is_exchanged_for_append_only_is_put_back_alone(scene: Scene) -> None:
+    held = scene.enforcer.table.by_path[CF]
+    scene.start()
+    inode_flags.set_flags(held.descriptor, inode_flags.APPEND)
+    scene.lookout.glance()
+    scene.end()
+    assert inode_flags.to_letters(inode_flags.get_flags(held.descriptor)) == "i"
+    assert scene.tree.recorder.failures == {}
+
+
 def test_it_ends_by_itself(scene: Scene) -> None:
     before = scene.enforcer.examiner.relocks
     scene.start()
