@@ -52,6 +52,8 @@ with open(filler, "wb", buffering=0) as file:
 print(run.returncode)
 """
 
+pytestmark = pytest.mark.all  # two minutes: ./run test --all
+
 
 @pytest.fixture(scope="module")
 def loops(machine: Machine) -> Machine:
