@@ -7,6 +7,7 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
+from hardend import maps
 from hardend.baseline.store import Store
 from hardend.errors import FileError
 from hardend.kernel import paths
@@ -24,6 +25,32 @@ class Live:
 
     actual: Actual
     content: bytes = b""
+
+
+def built_map(
+    entry: Entry, source: bytes, store: Store, tools: maps.Tools, *, library: str, mtime_ns: int
+) -> tuple[Entry, list[str]]:
+    """Return a map's entry with the map built aside from these bytes, and what its builder warned of.
+
+    The bytes go into the store; ``library`` is that of the tools (``maps.library``). An entry without a
+    spec is returned as it is. Raises HardendError where it does not build.
+    """
+    if entry.spec is None:
+        return entry, []
+    with maps.workdir() as directory:
+        built = maps.build(entry.spec, source, directory, tools)
+        with open(built.path, "rb") as file:
+            data = file.read()
+    made = replace(
+        entry,
+        digest=store.add_object(data),
+        size=len(data),
+        mtime_ns=mtime_ns,
+        answers=built.answers,
+        builder=library,
+        opaque=False,
+    )
+    return made, list(built.warnings)
 
 
 class Reader:

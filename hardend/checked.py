@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from hardend import blocks, maps, ratchet, survey, window_files
 from hardend.baseline.manifest import Generation
+from hardend.capture import built_map
 from hardend.errors import HardendError
 from hardend.gate import Candidate, gate
 from hardend.maps import Copy, NoProgramError
@@ -203,17 +204,7 @@ def built_entry(means: Means, entry: Entry, source: bytes, library: str) -> Entr
 
     Raises HardendError where it does not build.
     """
-    if entry.spec is None:
-        return entry
-    with maps.workdir() as directory:
-        built = maps.build(entry.spec, source, directory, means.tools)
-        with open(built.path, "rb") as file:
-            data = file.read()
-    return replace(
-        entry,
-        digest=means.store.add_object(data),
-        size=len(data),
-        mtime_ns=time.time_ns(),
-        answers=built.answers,
-        builder=library,
+    made, _ = built_map(
+        *(entry, source, means.store, means.tools), library=library, mtime_ns=time.time_ns()
     )
+    return made

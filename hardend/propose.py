@@ -13,7 +13,7 @@ from typing import Self
 from hardend import classes, layout, maps
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
-from hardend.capture import Live, Reader, entry_of
+from hardend.capture import Live, Reader, built_map, entry_of
 from hardend.config import Settings
 from hardend.errors import FileError, HardendError, RefusedError, StoreError
 from hardend.gate import Candidate, gate
@@ -174,22 +174,12 @@ class Proposer:
         self, proposal: Proposal, entry: Entry, content: bytes, now_ns: int
     ) -> None:
         """Build the map of a new source to the side and put it into the same generation."""
-        if entry.spec is None:
-            return
-        with maps.workdir() as directory:
-            built = maps.build(entry.spec, content, directory, self._tools)
-            with open(built.path, "rb") as file:
-                data = file.read()
-        proposal.warnings += built.warnings
-        proposal.entries[entry.path] = replace(
-            entry,
-            digest=self.store.add_object(data),
-            size=len(data),
+        proposal.entries[entry.path], warnings = built_map(
+            *(entry, content, self.store, self._tools),
+            library=maps.library(self._tools),
             mtime_ns=now_ns,
-            answers=built.answers,
-            builder=maps.library(self._tools),
-            opaque=False,
         )
+        proposal.warnings += warnings
 
     def _add(self, proposal: Proposal, protected: Protected, live: Live) -> None:
         if protected.role is not Role.LINK and live.actual.kind not in {

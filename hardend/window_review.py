@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from hardend import classes, maps, ratchet, survey
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
-from hardend.capture import Live, Reader
+from hardend.capture import Live, Reader, built_map
 from hardend.config import Settings
 from hardend.errors import FileError, HardendError
 from hardend.gate import Candidate, gate
@@ -242,19 +242,13 @@ class Review:
             return entry
         tools = maps.tools_for(self._host, self._proposer.layout, self._settings)
         before = self.current.entries.get(entry.path, entry)
-        with maps.workdir() as directory:
-            built = maps.build(entry.spec, source, directory, tools)
-            with open(built.path, "rb") as file:
-                data = file.read()
-        return replace(
-            before,
-            digest=self.store.add_object(data),
-            sources=((entry.spec.source, hashlib.sha256(source).hexdigest()),),
-            size=len(data),
+        made, _ = built_map(
+            *(replace(before, spec=entry.spec), source, self.store, tools),
+            library=maps.library(tools),
             mtime_ns=time.time_ns(),
-            answers=built.answers,
-            builder=maps.library(tools),
-            opaque=False,
+        )
+        return replace(
+            made, spec=before.spec, sources=((entry.spec.source, hashlib.sha256(source).hexdigest()),)
         )
 
     def _faults(self, proposal: Proposal) -> list[str]:

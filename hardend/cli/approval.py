@@ -16,6 +16,7 @@ from hardend import commit, config, layout, maps, propose, rebuild, state, worse
 from hardend.baseline import trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
+from hardend.capture import built_map
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError, StoreError
 from hardend.inspection import inspect, require_same_layout
@@ -173,21 +174,13 @@ def _build_maps(
         is_new = was is None or was.digest != source.digest or entry.mtime_ns < source.mtime_ns
         if not source.digest or not is_new:
             continue
-        with maps.workdir() as directory:
-            built = maps.build(spec, proposer.store.object(source.digest), directory, tools)
-            with open(built.path, "rb") as file:
-                data = file.read()
-        proposal.warnings += built.warnings
-        proposal.entries[entry.path] = replace(
-            entry,
-            digest=proposer.store.add_object(data),
-            size=len(data),
+        made, warnings = built_map(
+            *(entry, proposer.store.object(source.digest), proposer.store, tools),
+            library=maps.library(tools),
             mtime_ns=max(time.time_ns(), source.mtime_ns),
-            answers=built.answers,
-            builder=maps.library(tools),
-            sources=((source.path, source.digest),),
-            opaque=False,
         )
+        proposal.warnings += warnings
+        proposal.entries[entry.path] = replace(made, sources=((source.path, source.digest),))
 
 
 def _print_next_step(host: Host, settings: config.Settings, outcome: commit.Outcome) -> None:
