@@ -33,10 +33,11 @@ VERBS = (
     "rebuild",
     "guard",
 )
-# Everything that a verb could change: names, owners, modes, flags, content.
+# Everything that a verb could change: names, owners, modes, flags, content. The spare copies are the
+# guard's own: it makes them in the first seconds after an approval, whoever runs what.
 STATE = (
     "find /etc/mail /etc/aliases /etc/hardend /var/lib/hardend/baseline /var/lib/hardend/quarantine"
-    " -printf '%p %u %g %m %s %T@ %l\\n' | sort; lsattr -R /etc/mail 2>/dev/null | sort;"
+    " -path /etc/hardend/spare -prune -o -printf '%p %u %g %m %s %T@ %l\\n' | sort; lsattr -R /etc/mail 2>/dev/null | sort;"
     " find /etc/mail /etc/aliases /var/lib/hardend/baseline -type f -exec sha256sum {} + | sort"
 )
 
