@@ -121,6 +121,8 @@ def one_pass(host: Host, settings: Settings, outcome: Outcome, *, fresh: bool = 
                 held.fresh = False  # approved before: what differs from it is a drift, and is told
             elif held is not None and held.entry.role is Role.MAP:
                 held.fresh = True  # its source is new: the map that was built of it goes in with it
+        for held in enforcer.table if fresh and not before else ():  # of a first generation as well
+            held.fresh = held.fresh or held.entry.role is Role.MAP
         enforcer.full_pass(thorough=True)
         for held in enforcer.table:
             if held.state is State.FAILED:

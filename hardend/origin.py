@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -11,6 +13,8 @@ from hardend.maps import Tools
 from hardend.mcbuild import build_cf, same_configuration
 from hardend.model import Host, printable
 from hardend.rules.documents import Documents
+
+_DENIED = os.strerror(errno.EACCES)
 
 
 def compared(documents: Documents, host: Host, tools: Tools) -> Documents:
@@ -21,17 +25,20 @@ def compared(documents: Documents, host: Host, tools: Tools) -> Documents:
     """
     if host.is_tree:
         return documents
-    unmade = dict(documents.unmade)
+    unmade, unbuilt = dict(documents.unmade), dict(documents.unbuilt)
     for cf, mc in documents.sources.items():
         if cf in unmade or cf not in documents.content:
             continue
         try:
             built = build_cf(mc, documents.content[mc], host, tools).cf
         except FormatError as error:
-            unmade[cf] = f"its .mc makes none: {error}"
+            if os.geteuid() and _DENIED in str(error):  # an ordinary user may not read all that it includes
+                unbuilt[cf] = str(error)
+            else:
+                unmade[cf] = f"its .mc makes none: {error}"
         except CommandError:
             continue
         else:
             if not same_configuration(built, documents.content[cf]):
                 unmade[cf] = f"it is not what {printable(mc)} makes: one of them was edited by hand"
-    return replace(documents, unmade=MappingProxyType(unmade))
+    return replace(documents, unmade=MappingProxyType(unmade), unbuilt=MappingProxyType(unbuilt))

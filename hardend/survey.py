@@ -24,6 +24,7 @@ from hardend.kernel.tree import Tree
 from hardend.layout import Layout
 from hardend.model import FileType, Host
 from hardend.observe import file_type, flags_of
+from hardend.rules import exposure_log
 from hardend.rules.documents import Attributes, Documents
 from hardend.rules.exposure_source import unmade_by_sight
 
@@ -66,6 +67,8 @@ def survey(host: Host, layout: Layout, settings: Settings, also: Iterable[str] =
         for named in _named_files(reading, path):
             reading.look(named)
     reading.list_programs(layout.smrsh_dir)
+    for path in exposure_log.log_files(reading.syslog()):
+        reading.look(path)
     for path in (*settings.policy.smrsh_programs, *_DELIVERY_PROGRAMS, *also):
         reading.look(path)
     pairs = ((layout.cf, layout.mc), (layout.submit_cf, layout.submit_mc))
@@ -213,6 +216,14 @@ class _Reading:
         self.names[directory] = tuple(names)
         for name in names[:_MOST_NAMES]:
             self.look(os.path.join(directory, name))
+
+    def syslog(self) -> dict[str, bytes]:
+        """Take in what a syslog daemon is configured with, and return it."""
+        directory = exposure_log.DIRECTORY
+        names = self.tree.names(directory) if stat.S_ISDIR(self.tree.mode(directory)) else []
+        paths = (*exposure_log.CONFIGURATIONS, *(f"{directory}/{name}" for name in names[:_MOST_NAMES]))
+        found = {path: self.read(path) for path in paths if exposure_log.is_configuration(path)}
+        return {path: data for path, data in found.items() if path in self.content}
 
     def numbers(self, path: str) -> dict[str, int]:
         """Return name -> id of /etc/passwd or /etc/group (passwd(5)); lines that are none are passed over."""

@@ -53,7 +53,22 @@ It is not ours to make.
 _TAIL = r""".Sh SEE ALSO
 .Xr hardend.toml 5 ,
 .Xr hardend 8
+.Sh STANDARDS
+What the UNIX STIGs ask of Sendmail, and the rules that answer it.
+Where the fix of a STIG is wrong, the rule says why ours differs.
 """
+# What no rule answers, and why.
+_UNANSWERED = {
+    "GEN004600": (
+        "is the package manager's: distributions mend old versions, and a number says nothing of that."
+    ),
+    "GEN004620": (
+        "was mended before 8.6: no Sendmail of this century knows DEBUG, and each attempt is logged as "
+        "critical, so that hardend never sends it."
+    ),
+    "GEN004700": "is the same for WIZ.",
+    "RHEL-08-040002": "wants Sendmail removed: then nothing is left to harden.",
+}
 _TITLES = {
     Section.SMRSH: "Programs that mail may run",
     Section.ALIASES: "Aliases",
@@ -69,7 +84,7 @@ _TITLES = {
 
 def manual() -> str:
     """Return hardend-rules(7); the same catalogue gives the same text."""
-    return _HEAD + "".join(f"{line}\n" for line in _sections()) + _TAIL
+    return _HEAD + "".join(f"{line}\n" for line in _sections()) + _TAIL + _standards()
 
 
 def _sections() -> Iterator[str]:
@@ -81,6 +96,20 @@ def _sections() -> Iterator[str]:
             if rule.section is section:
                 yield from _rule(rule)
         yield ".El"
+
+
+def _standards() -> str:
+    """Return which rules answer which of the STIGs' checks, and why no rule answers the others."""
+    answers: dict[str, list[str]] = {}
+    for rule in CATALOGUE:
+        for name in (item.removeprefix("STIG ") for item in rule.references):
+            if re.fullmatch(r"(?:GEN|AIX|RHEL-|SOL-|TOSS-)[\w.-]+", name):
+                answers.setdefault(name, []).append(rule.id)
+    lines = [".Bl -tag -width GEN004360"]
+    for name in sorted({*answers, *_UNANSWERED}):
+        lines.append(f".It {_literal(name)}")
+        lines += _text(f"{', '.join(answers[name])}." if name in answers else _UNANSWERED[name])
+    return "\n".join([*lines, ".El", ""])
 
 
 def _rule(rule: Rule) -> Iterator[str]:

@@ -327,7 +327,8 @@ RULES = (
         rationale=(
             "Who can change a program that an alias runs, or a directory above it, runs what he likes when "
             "mail comes. A set-id program of a list manager keeps its owner: given to root it would run as "
-            "root. Directories and what lies in homes are named, not changed."
+            "root. Directories and what lies in homes are named, not changed. What an ACL lets others write "
+            "shows in the group's part of the mode, its mask, and goes with it."
         ),
         judge=_judge_owners,
         mend=_mend_owners,
@@ -336,6 +337,7 @@ RULES = (
             "STIG GEN004400",
             "STIG GEN004410",
             "STIG GEN004420",
+            "STIG GEN004430",
             "Tiger ali003",
             "Tiger ali004",
         ),

@@ -73,6 +73,7 @@ class Documents:
     groups: Mapping[str, int] = field(default_factory=dict)
     stale_maps: Mapping[str, str] = field(default_factory=dict)
     unmade: Mapping[str, str] = field(default_factory=dict)
+    unbuilt: Mapping[str, str] = field(default_factory=dict)
     lockable: tuple[str, ...] = ()
     policy: Policy = field(default_factory=Policy)
 

@@ -175,7 +175,7 @@ def _databases(documents: Documents) -> tuple[MapSpec, ...]:
 
 
 def _database_changes(documents: Documents) -> Iterator[Change]:
-    owners = _owners(documents)
+    allowed = owners(documents, documents.layout.cf)
     # RunAsUser may read a database only as everybody does.
     may_close = documents.cf().option("RunAsUser") is None
     for path in dict.fromkeys(spec.database for spec in _databases(documents)):
@@ -186,7 +186,7 @@ def _database_changes(documents: Documents) -> Iterator[Change]:
         most = _DATABASE & ~_OTHERS if is_secret else _DATABASE
         wanted = replace(known, mode=known.mode & most)
         what = [f"mode {known.mode:04o} is more than {most:04o}"] if wanted != known else []
-        if known.uid not in owners:
+        if known.uid not in allowed:
             what.append(f"it belongs to {owner_of(documents, known)}")
             wanted = replace(wanted, uid=_owner(documents))
         if what:
@@ -195,9 +195,9 @@ def _database_changes(documents: Documents) -> Iterator[Change]:
             yield Change(path, known, wanted, f"{' and '.join(what)}: {why}", is_ours)
 
 
-def _owners(documents: Documents) -> frozenset[int]:
-    """Return who may own a database: root, TrustedUser and RunAsUser (Bat book table 4-1)."""
-    value = documents.cf().option("RunAsUser")
+def owners(documents: Documents, cf: str) -> frozenset[int]:
+    """Return who may own what Sendmail writes: root, TrustedUser, RunAsUser of a .cf (Bat book table 4-1)."""
+    value = documents.cf(cf).option("RunAsUser")
     name = re.split(r"[:.]", value.text)[0].strip() if value else ""
     uid = int(name) if name.isdecimal() else documents.users.get(name)
     return trusted(documents) | (frozenset() if uid is None else {uid})

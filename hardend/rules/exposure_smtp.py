@@ -6,9 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hardend.formats.cf import Cf, Value
+from hardend.formats.cf import Value
 from hardend.formats.table import Table, rows_with
 from hardend.model import printable
+from hardend.rules import srv_features
 from hardend.rules.documents import Documents
 from hardend.rules.exposure import demand_change, remedy_at
 from hardend.rules.options import Option, set_option
@@ -23,9 +24,6 @@ _SMUGGLING = {
     "G": "G (bare LF)",
     "U": "U (bare CR)",
 }
-_FEATURE_RULESETS = frozenset({"srv_features", "local_srv_features"})
-_FEATURES_IN_ACCESS = re.compile(rb"srv_features:", re.IGNORECASE)
-_ANSWER = re.compile(r"\$#\s*(.*)", re.DOTALL)
 
 _SUBMISSION_PORTS = frozenset({"587", "465", "submission", "submissions", "smtps", "urd"})
 _LOOPBACK = re.compile(r"(?:ipv6:)?\[?(?:127\.|::1\b|localhost\b|ip6-localhost\b)", re.IGNORECASE)
@@ -70,11 +68,12 @@ def _judge_smuggling(documents: Documents) -> Iterator[Fault]:
     if value is not None and not _is_true(value.text):
         what = "RejectNUL is off: a NUL behind a line end smuggles a second message through"
         yield Fault(cf, value.line, what, remedy_at(documents, cf, _REJECT_NUL, "set true with"))
-    for line, words in _features_of_rules(documents.cf()):
-        what = f"the rules for srv_features switch off {_named(words)} for whom they answer so"
-        yield Fault(cf, line, what, "remove it from LOCAL_SRV_FEATURES in the .mc", mendable=False)
+    for line, answer in srv_features.of_rules(documents.cf()):
+        if words := _off(answer):
+            what = f"the rules for srv_features switch off {_named(words)} for whom they answer so"
+            yield Fault(cf, line, what, "remove it from LOCAL_SRV_FEATURES in the .mc", mendable=False)
     path = documents.layout.access
-    for entry in rows_with(_access(documents), _FEATURES_IN_ACCESS):
+    for entry in rows_with(srv_features.access_table(documents), srv_features.ENTRY):
         words = _switched_off(entry.key, entry.value)
         if words:
             what = f"{printable(entry.key)} switches off {_named(words)} for these clients"
@@ -88,21 +87,14 @@ def _mend_smuggling(documents: Documents) -> Documents:
     if value is not None and not _is_true(value.text):
         changed = set_option(documents, cf, _REJECT_NUL, "true")
         documents = demand_change(documents, changed, cf, _REJECT_NUL)
-    path, data = documents.layout.access, _access(documents)
+    path, data = documents.layout.access, srv_features.access_table(documents)
     values = {}
-    for entry in rows_with(data, _FEATURES_IN_ACCESS):
+    for entry in rows_with(data, srv_features.ENTRY):
         if words := _switched_off(entry.key, entry.value):
             values[entry.line] = " ".join(word for word in entry.value.split() if word not in words)
     if not values:
         return documents
     return documents.with_content(path, Table(data, path).with_values(values).render())
-
-
-def _access(documents: Documents) -> bytes:
-    """Return the access table; nothing where there is none. Raises UnknownError."""
-    path = documents.layout.access
-    is_there = documents.is_there(path) or path in documents.unreadable
-    return documents.read(path) if is_there else b""
 
 
 def _is_true(text: str) -> bool:
@@ -111,23 +103,11 @@ def _is_true(text: str) -> bool:
 
 
 def _switched_off(key: str, value: str) -> list[str]:
-    is_ours = key.lower().startswith("srv_features:")
-    return [word for word in value.split() if is_ours and word[0] in _SMUGGLING]
+    return _off(srv_features.of_entry(key, value))
 
 
-def _features_of_rules(cf: Cf) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and words of each rule of srv_features that switches a protection off."""
-    ruleset = ""
-    for line in cf.lines:
-        text = line.text.decode("utf-8", "surrogateescape")
-        if line.kind == "S":
-            ruleset = text[1:].split("=")[0].strip().lower()
-        elif line.kind == "R" and ruleset in _FEATURE_RULESETS:
-            sides = [part for part in text[1:].split("\t") if part]
-            answer = _ANSWER.match(sides[1]) if len(sides) > 1 else None
-            words = [word for word in (answer[1].split() if answer else []) if word[0] in _SMUGGLING]
-            if words:
-                yield line.number, words
+def _off(words: list[str]) -> list[str]:
+    return [word for word in words if word[0] in _SMUGGLING]
 
 
 def _named(words: list[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from hardend.formats.cf_origin import as_comment, shows_another
 from hardend.model import printable
-from hardend.rules.documents import Attributes, Documents, NotApplicableError
+from hardend.rules.documents import Attributes, Documents, NotApplicableError, UnknownError
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
 
 
@@ -36,6 +36,8 @@ def _judge(documents: Documents) -> Iterator[Fault]:
             "bring it into the .mc"
         )
         yield Fault(cf, 0, why, remedy, mendable=False)
+    for cf, why in documents.unbuilt.items() if not documents.unmade else ():
+        raise UnknownError(cf, why)
 
 
 _CF = "/etc/mail/sendmail.cf"

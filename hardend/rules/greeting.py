@@ -12,18 +12,14 @@ from hardend.model import FileType
 from hardend.rules.documents import Attributes, CannotMendError, Documents, NotApplicableError
 from hardend.rules.options import Option, defined, place_of, set_option
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
+from hardend.rules.version_text import names_version, without_version
 
 GREETING = Option("SmtpGreetingMessage", "confSMTP_LOGIN_MSG")
 RECEIVED = Option("H?Received", "confRECEIVED_HEADER")
 _BUILT_IN = "$j Sendmail $v ready at $b"  # conf.c, where nothing is set
 _PLAIN = "$j Mail Server Ready; $b"
-# $v is the version of the program, $Z that of the configuration; both may stand in braces.
-_VERSION = re.compile(r"\$\??(?:[vZ]|\{[vZ]\})(?![A-Za-z0-9_{])|\$[vZ]")
-_PRODUCT = re.compile(
-    r"[ (]*(?:Sendmail)?[ ]*\$(?:v|\{v\})(?:/\$(?:Z|\{Z\}))?[ )]*|[ (]*\$(?:Z|\{Z\})[ )]*", re.IGNORECASE
-)
 _HOST_FIRST = re.compile(r"\$(?:j|\{j\})(?=[ \t])")
-_HELP_VERSION = re.compile(rb"\$(?:v|Z|\{v\}|\{Z\})")
+_RECEIVED_MACRO = re.compile(r"\$\??(?:[vZ]|\{[vZ]\})(?![A-Za-z0-9_{])|\$[vZ]")
 _RECEIVED_LINE = re.compile(r"H(?:\?[^?]*\?)?Received:", re.IGNORECASE)
 _OWN_MACRO = re.compile(r"\b(?:_[A-Z][A-Z_]*_|conf[A-Z_]+)\b")  # m4 would expand it; written back it does not
 _RECEIVED_VERSION = re.compile(r"[ ]*\(\$v/\$Z\)|[ ]*\(\$v\)|[ ]*\$v/\$Z")
@@ -34,14 +30,15 @@ def _greeting(cf: Cf) -> Value:
 
 
 def _judge_version(documents: Documents) -> Iterator[Fault]:
-    value = _greeting(documents.cf())
-    if _VERSION.search(value.text):
+    cf = documents.cf()
+    value = _greeting(cf)
+    if names_version(value.text, cf):
         where = "the built-in greeting names" if value.line == 0 else "the greeting names"
         yield Fault(
             documents.layout.cf,
             value.line,
             f"{where} the version of Sendmail to everybody who connects: {value.text}",
-            _remedy(documents, _without_version(value.text)),
+            _remedy(documents, _without_version(value.text, cf)),
         )
 
 
@@ -78,7 +75,10 @@ def _remedy(documents: Documents, value: str) -> str:
 
 
 def _mend_version(documents: Documents) -> Documents:
-    return _changed(documents, lambda text: _VERSION.search(text) is not None, _without_version)
+    cf = documents.cf()
+    return _changed(
+        documents, lambda text: names_version(text, cf), lambda text: _without_version(text, cf)
+    )
 
 
 def _mend_host(documents: Documents) -> Documents:
@@ -103,11 +103,8 @@ def _changed(
     return set_option(documents, cf, GREETING, mended(text)) if is_wrong(text) else documents
 
 
-def _without_version(text: str) -> str:
-    mended = _PRODUCT.sub(" ", text)
-    mended = _VERSION.sub("", mended)
-    mended = re.sub(r"[ \t]{2,}", " ", mended).strip()
-    mended = re.sub(r" +;", ";", mended)
+def _without_version(text: str, cf: Cf) -> str:
+    mended = without_version(text, cf)
     # Sendmail puts ESMTP behind the first word, and "$j;" would make it part of the name.
     if re.fullmatch(r"\$j;?(?: ready at)?(?:;? \$b)?", mended):
         return _PLAIN
@@ -151,7 +148,7 @@ def _judge_help(documents: Documents) -> Iterator[Fault]:
     else:
         lines = documents.read(path).split(b"\n")
         for number, line in enumerate(lines, start=1):
-            if _HELP_VERSION.search(line) and not line.startswith(b"#"):
+            if _helps_with_version(line, documents.cf()):
                 yield Fault(
                     path, number, "HELP names the version of Sendmail", "remove the line, or empty the file"
                 )
@@ -168,8 +165,13 @@ def _mend_help(documents: Documents) -> Documents:
     if known is not None and known.kind is not FileType.FILE:
         return documents
     lines = re.findall(rb"[^\n]*\n|[^\n]+", documents.read(path))
-    kept = [line for line in lines if line.startswith(b"#") or not _HELP_VERSION.search(line)]
+    kept = [line for line in lines if not _helps_with_version(line, documents.cf())]
     return documents.with_content(path, b"".join(kept))
+
+
+def _helps_with_version(line: bytes, cf: Cf) -> bool:
+    """Return whether a line of the helpfile names the version; Sendmail expands macros in it."""
+    return not line.startswith(b"#") and names_version(line.decode("utf-8", "surrogateescape"), cf)
 
 
 def _judge_received(documents: Documents) -> Iterator[Fault]:
@@ -177,7 +179,7 @@ def _judge_received(documents: Documents) -> Iterator[Fault]:
         raise NotApplicableError("received_version = false in [rules] of hardend.toml asks for it")
     for line in documents.cf().lines:
         text = line.text.decode("utf-8", "surrogateescape")
-        if _RECEIVED_LINE.match(text) and _VERSION.search(text):
+        if _RECEIVED_LINE.match(text) and _RECEIVED_MACRO.search(text):
             yield Fault(
                 documents.layout.cf,
                 line.number,
@@ -193,7 +195,7 @@ def _mend_received(documents: Documents) -> Documents:
     document = documents.cf(cf)
     for line in document.lines:
         text = line.text.decode("utf-8", "surrogateescape")
-        if not (_RECEIVED_LINE.match(text) and _VERSION.search(text)):
+        if not (_RECEIVED_LINE.match(text) and _RECEIVED_MACRO.search(text)):
             continue
         source = documents.mc_of(cf)
         if source is not None:
@@ -201,7 +203,7 @@ def _mend_received(documents: Documents) -> Documents:
             known = mc.define(RECEIVED.macro)
             header = known.text if known else text.partition(":")[2].strip().replace("\n", " ")
             mended = _RECEIVED_VERSION.sub("", re.sub(r"[ \t]+", " ", header))
-            if _VERSION.search(mended) or _OWN_MACRO.search(mended):
+            if _RECEIVED_MACRO.search(mended) or _OWN_MACRO.search(mended):
                 raise CannotMendError(f"{path}: {RECEIVED.macro} names the version in a way of its own")
             return documents.with_content(path, mc.set_define(RECEIVED.macro, mended).render())
         raw = _RECEIVED_VERSION.sub("", line.raw.decode("utf-8", "surrogateescape"))
@@ -247,7 +249,13 @@ RULES = (
                 _cf("$j Sendmail $v/$Z; $b NO UCE C=DE L=BY"),
                 _cf("$j Mail Server Ready; $b NO UCE C=DE L=BY"),
             ),
+            Example(
+                "in figures, as an administrator typed it",
+                _cf("$j Sendmail 8.12.11/8.12.11; $b"),
+                _cf("$j Mail Server Ready; $b"),
+            ),
             Example("a host name and a date", _cf("$j Mail Server Ready; $b")),
+            Example("figures that are no version", _cf("mail8.12.example.com 10.8.17.1 ready; $b")),
             Example("a word that begins like a macro", _cf("$j vZ; $b")),
         ),
     ),
@@ -313,6 +321,14 @@ RULES = (
                     "/etc/mail/helpfile": "cpyr\tcopy\nsmtp\tThis is sendmail version $v\nsmtp\tTopics:\n",
                 },
                 {"/etc/mail/helpfile": "cpyr\tcopy\nsmtp\tTopics:\n"},
+            ),
+            Example(
+                "a version in figures, and a comment of its own",
+                {
+                    "/etc/mail/sendmail.cf": "V10/Berkeley\nO HelpFile=/etc/mail/helpfile\n",
+                    "/etc/mail/helpfile": "#vers\t8.17.1\nsmtp\tThis is Sendmail version 8.12\nquit\tQUIT\n",
+                },
+                {"/etc/mail/helpfile": "#vers\t8.17.1\nquit\tQUIT\n"},
             ),
             Example(
                 "an empty file",

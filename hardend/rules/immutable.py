@@ -9,31 +9,39 @@ from dataclasses import replace
 from hardend.rules.documents import Documents, NotApplicableError, UnknownError
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
 
+_UNKNOWN = "its inode flags cannot be read: not root, or a file system without chattr(1)"
 
-def _unlocked(documents: Documents) -> Iterator[str]:
+
+def _unlocked(documents: Documents) -> tuple[list[str], str]:
+    """Return the paths without the flag, and one of which that is not known ("" for none).
+
+    Raises NotApplicableError where no path is to have it, UnknownError where nothing is known of any.
+    """
     known = [path for path in documents.lockable if path in documents.attributes]
     if not known:
         raise NotApplicableError("hardend.toml takes the flag off every file of the list")
     flags = {path: documents.attributes[path].flags for path in known}
     unknown = next((path for path, letters in flags.items() if letters is None), "")
-    if unknown and all(letters is None for letters in flags.values()):
-        why = "its inode flags cannot be read: not root, or a file system without chattr(1)"
-        raise UnknownError(unknown, why)
-    return (path for path, letters in flags.items() if letters is not None and "i" not in letters)
+    if all(letters is None for letters in flags.values()):
+        raise UnknownError(unknown, _UNKNOWN)
+    return [path for path, letters in flags.items() if letters is not None and "i" not in letters], unknown
 
 
 def _judge(documents: Documents) -> Iterator[Fault]:
-    for path in _unlocked(documents):
+    unlocked, unknown = _unlocked(documents)
+    for path in unlocked:
         yield Fault(
             path,
             0,
             "not immutable: a script, an editor or an intruder changes it in passing",
             "hardend approve locks it; changes go through hardend from then on",
         )
+    if unknown and not unlocked:
+        raise UnknownError(unknown, _UNKNOWN)
 
 
 def _mend(documents: Documents) -> Documents:
-    for path in list(_unlocked(documents)):
+    for path in _unlocked(documents)[0]:
         known = documents.attributes[path]
         letters = "ia" if "a" in (known.flags or "") else "i"
         documents = documents.with_attributes(path, replace(known, flags=letters))

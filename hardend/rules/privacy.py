@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from hardend.formats.table import Table, rows_with
+from hardend.rules import srv_features
 from hardend.rules.documents import Documents
 from hardend.rules.flags import faults, with_flags
 from hardend.rules.rule import Example, Fault, Fix, Rule, Section, Severity
@@ -15,7 +15,6 @@ _FLAGS = ("authwarnings", "noexpn", "novrfy")
 _WHY = "EXPN, VRFY or VERB tell strangers who is on this host and what its aliases run"
 # Lower case switches a service on for the client that the entry names (cf/README, srv_features).
 _GIVEN_BACK = {"x": "EXPN", "b": "VERB"}
-_FEATURES = re.compile(rb"srv_features:", re.IGNORECASE)
 
 
 def _judge_flags(documents: Documents) -> Iterator[Fault]:
@@ -27,8 +26,14 @@ def _mend_flags(documents: Documents) -> Documents:
 
 
 def _judge_srv_features(documents: Documents) -> Iterator[Fault]:
+    for line, words in srv_features.of_rules(documents.cf()):
+        if given := _back(words):
+            names = " and ".join(given.values())
+            what = f"the rules for srv_features give {names} back to whom they answer so"
+            remedy = f"remove {' and '.join(given)} from LOCAL_SRV_FEATURES in the .mc"
+            yield Fault(documents.layout.cf, line, what, remedy, mendable=False)
     path = documents.layout.access
-    for entry in rows_with(documents.read(path), _FEATURES):
+    for entry in rows_with(srv_features.access_table(documents), srv_features.ENTRY):
         given = _given_back(entry.key, entry.value)
         if given:
             yield Fault(
@@ -41,11 +46,10 @@ def _judge_srv_features(documents: Documents) -> Iterator[Fault]:
 
 
 def _mend_srv_features(documents: Documents) -> Documents:
-    path = documents.layout.access
-    data = documents.read(path)
+    path, data = documents.layout.access, srv_features.access_table(documents)
     values = {
         entry.line: " ".join(word for word in entry.value.split() if word[:1] not in _GIVEN_BACK)
-        for entry in rows_with(data, _FEATURES)
+        for entry in rows_with(data, srv_features.ENTRY)
         if _given_back(entry.key, entry.value)
     }
     if not values:
@@ -54,9 +58,12 @@ def _mend_srv_features(documents: Documents) -> Documents:
 
 
 def _given_back(key: str, value: str) -> dict[str, str]:
-    if not key.lower().startswith("srv_features:"):
-        return {}
-    return {word[0]: _GIVEN_BACK[word[0]] for word in value.split() if word[:1] in _GIVEN_BACK}
+    return _back(srv_features.of_entry(key, value))
+
+
+def _back(words: list[str]) -> dict[str, str]:
+    return {word[0]: _GIVEN_BACK[word[0]] for word in words if word[:1] in _GIVEN_BACK}
+
 
 
 RULES = (
@@ -69,7 +76,8 @@ RULES = (
         rationale=(
             "EXPN shows what is behind an alias, programs too; VRFY and VERB help to find accounts. "
             "noexpn refuses VERB as well. novrfy answers 252, not 500: a scanner that calls this a "
-            "finding is wrong. Your own flags are kept."
+            "finding, as STIG GEN004680 does, is wrong. STIG GEN004660's own fix names the macro "
+            "confPRIVACYFLAGS, which nothing reads. Your own flags are kept."
         ),
         judge=_judge_flags,
         mend=_mend_flags,
@@ -107,13 +115,14 @@ RULES = (
     ),
     Rule(
         id="privacy-srv-features",
-        title="No entry of access gives EXPN or VERB back",
+        title="No client gets EXPN or VERB back",
         section=Section.PRIVACY,
         severity=Severity.MEDIUM,
         fix=Fix.ASK,
         rationale=(
             "An entry Srv_Features:CLIENT with x or b switches EXPN or VERB on for that client although "
-            "PrivacyOptions forbids them: a look at sendmail.cf alone misses it."
+            "PrivacyOptions forbids them: a look at the options of sendmail.cf alone misses it. So does a "
+            "rule of LOCAL_SRV_FEATURES that answers with them; whom it means is yours to say: it is left."
         ),
         judge=_judge_srv_features,
         mend=_mend_srv_features,
@@ -123,6 +132,10 @@ RULES = (
                 "two features given back, one that is not ours",
                 {"/etc/mail/access": "Srv_Features:192.0.2.7\tx b S\n"},
                 {"/etc/mail/access": "Srv_Features:192.0.2.7\tS\n"},
+            ),
+            Example(
+                "an answer of a rule, in upper case",
+                {"/etc/mail/sendmail.cf": "V10/Berkeley\nSlocal_srv_features\nR$* $| 192.0.2.7\t$# X B\n"},
             ),
             Example("upper case switches off", {"/etc/mail/access": "Srv_Features:192.0.2.7\tX B\n"}),
         ),

@@ -13,15 +13,17 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import processes, tracing
+from tests.bench import host, processes, refusals, tracing
 from tests.bench.mailtree import BenchError, MailTree
 from tests.bench.processes import Drifter, Restorers, Series
 from tests.bench.tables import print_head, print_row
+from tests.host.machine import MachineError
 
 KINDS = ("write", "chmod", "unlink", "rename-over")
 _QUICK_ROUNDS = 60
@@ -30,6 +32,7 @@ _FLOOD_S = 5.0
 # A hint watch listens to 20 hints in 100 ms; the drifter's own two for each round stay below.
 _UNLOCK_GAP_US = 25_000
 _UNLOCK_SHARE = 5  # so much slower: a fifth of the rounds
+_REFUSED_SHARE = 5
 
 
 @dataclass
@@ -61,6 +64,20 @@ class Bench:
                 name = ("loaded" if loaded else "idle") + (", RR" if rr else "")
                 with self._conditions(loaded=loaded, rr=rr):
                     self._series("unlock", name, rr=rr)
+
+    def refusing(self) -> None:
+        """Print how often ``chattr -i F; echo >> F`` in a shell was refused, under SCHED_RR."""
+        tries = refusals.to_blocks(max(1, self.rounds // _REFUSED_SHARE))
+        print(f"\nchattr -i F; echo evil >> F in a shell, {tries} times on each side: refused, SCHED_RR")
+        print(f"{'':14}{'guard':>9}{'C loop that asks every 10 us':>32}", flush=True)
+        for loaded in (False, True):
+            with (
+                self._conditions(loaded=loaded, rr=True),
+                refusals.sentry(self.tree, self.programs) as sentry,
+            ):
+                counts = refusals.Refusals(self.tree, self.restorers, sentry).count(tries)
+            shares = [f"{100 * count / tries:.1f} %" for count in counts]
+            print(f"{'loaded' if loaded else 'idle':14}{shares[0]:>9}{shares[1]:>32}", flush=True)
 
     def hint_flood(self) -> None:
         """Print what an unprivileged process that opens a protected file in a loop does to the guard."""
@@ -158,6 +175,8 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     rounds = args.rounds or (_QUICK_ROUNDS if args.quick else 1000)
+    if args.host:
+        return _run_on_host(rounds, args.gap)
     with MailTree(args.dir) as tree:
         programs = tree.scratch / "programs"
         processes.build(programs)
@@ -171,12 +190,25 @@ def _run(args: argparse.Namespace) -> int:
                 bench.idle(args.idle)
             bench.latency()
             bench.relocking()
+            bench.refusing()
             bench.hint_flood()
             time.sleep(_SETTLE_S)
             bench.closing()
     if bench.missed:
         print(f"{bench.missed} drifts were not restored", file=sys.stderr)
     return 1 if bench.missed else 0
+
+
+def _run_on_host(rounds: int, gap_us: int) -> int:
+    with tempfile.TemporaryDirectory(prefix="hardend-bench-") as scratch:
+        programs = Path(scratch) / "programs"
+        processes.build(programs, "-static")
+        try:
+            missed = host.run(programs, rounds, gap_us)
+        except MachineError as error:
+            raise BenchError(str(error)) from error
+    print(f"{missed} drifts were not restored" if missed else "every drift was restored")
+    return 1 if missed else 0
 
 
 def _trace(
@@ -216,6 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--clock", choices=("auto", "trace", "poll"), default="auto", help="see drifter.c (auto)"
+    )
+    parser.add_argument(
+        "--host", action="store_true", help="on the booted test host, with status and alerts beside or not"
     )
     parser.add_argument("--dir", default="/var/tmp", help="where the tree is made (/var/tmp)")
     return parser

@@ -16,6 +16,7 @@ from typing import Self
 
 from hardend import state
 from hardend.kernel import flags
+from hardend.lookout import CHATTR
 from hardend.model import Host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -23,9 +24,8 @@ DRIFTED = "relay-domains"  # held byte by byte, and by the configuration below w
 LOCKED = "access"
 
 _CF = b"# sendmail.cf\nO QueueDirectory=/var/spool/mqueue\nO PrivacyOptions=goaway\n"
-_CONTENT = b"".join(b"%04d.example.com relay of the bench, one line in sixty\n" % n for n in range(72))
 # The highest count in the shortest time: every restore is reported, as that of a single drift is.
-_SETTINGS = f"""\
+SETTINGS = f"""\
 [guard]
 contested_count = 10000
 contested_within = "1s"
@@ -37,6 +37,11 @@ _START_S = 30.0
 
 class BenchError(Exception):
     """The bench cannot be run here; the text says why."""
+
+
+def content() -> bytes:
+    """Return what the drifted files hold: 4 KiB, as an administrator's lists are."""
+    return b"".join(b"%04d.example.com relay of the bench, one line in sixty\n" % n for n in range(72))
 
 
 def environment() -> dict[str, str]:
@@ -56,6 +61,7 @@ class MailTree:
         self.root = self.scratch / "root"
         self.mail = self.root / "etc/mail"
         self.queue = self.root / "var/spool/mqueue"
+        self.chattr = self.root / CHATTR.lstrip("/")  # whose start is a warning to the guard
         self.floor_mail = self.scratch / "floor"
         self.floor_stage = self.scratch / "floor-stage"
         self.aside = self.scratch / "aside"
@@ -103,16 +109,17 @@ class MailTree:
         return state.read(self.host) or {}
 
     def _make(self) -> None:
-        for directory in (self.mail / "smrsh", self.queue, self.root / "etc/hardend"):
+        for directory in (self.mail / "smrsh", self.queue, self.root / "etc/hardend", self.chattr.parent):
             directory.mkdir(parents=True)
+        shutil.copy(CHATTR, self.chattr)
         for directory in (self.floor_mail, self.floor_stage, self.aside):
             directory.mkdir()
-        (self.root / "etc/hardend/hardend.toml").write_text(_SETTINGS)
+        (self.root / "etc/hardend/hardend.toml").write_text(SETTINGS)
         (self.mail / "sendmail.cf").write_bytes(_CF)
         (self.mail / "local-host-names").write_bytes(b"example.com\n")
         for directory in (self.mail, self.floor_mail):
             for name in (DRIFTED, LOCKED):
-                (directory / name).write_bytes(_CONTENT)
+                (directory / name).write_bytes(content())
                 (directory / name).chmod(0o644)
         probe = os.open(self.floor_mail / LOCKED, os.O_RDONLY)
         try:

@@ -16,10 +16,10 @@ from pathlib import Path
 from tests.bench.mailtree import DRIFTED, LOCKED, BenchError, MailTree, environment
 from tests.bench.tracing import Drift, Trace, durations
 
-PROGRAMS = ("floor", "drifter", "load")
-_RR_PRIORITY = 10  # that of the guard
+PROGRAMS = ("floor", "drifter", "load", "sentry")
+RR_PRIORITY = 10  # that of the guard
 _ONLOOKER_PRIORITY = 1  # lower than theirs
-_SPIN_US = 2000
+SPIN_US = 2000
 _HOGS = 2
 _MESSAGES_PER_S = 1500
 _STOP_S = 20.0
@@ -38,7 +38,7 @@ class Restorers:
         for process in (self.guard, self.floor):
             if rr:
                 policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-                os.sched_setscheduler(process.pid, policy, os.sched_param(_RR_PRIORITY))
+                os.sched_setscheduler(process.pid, policy, os.sched_param(RR_PRIORITY))
             else:
                 os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
 
@@ -49,15 +49,16 @@ class Restorers:
                 raise BenchError(f"the {name} has ended: exit {process.returncode}")
 
 
-def build(programs: Path) -> None:
-    """Compile the C programs into a directory. Raises BenchError."""
+def build(programs: Path, *options: str) -> None:
+    """Compile the C programs into a directory, ``options`` for the compiler. Raises BenchError."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise BenchError("no C compiler: install gcc")
     programs.mkdir()
     for name in PROGRAMS:
         source = Path(__file__).with_name(f"{name}.c")
-        command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(programs / name), str(source)]
+        command = [compiler, "-O2", "-Wall", "-Wextra", "-Werror", *options, "-o", str(programs / name)]
+        command.append(str(source))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BenchError(f"{source.name}: {done.stderr.strip()}")
@@ -94,7 +95,7 @@ def _guard(tree: MailTree) -> Iterator[subprocess.Popen[bytes]]:
             raise BenchError(f"{error}\n{log.read_text()[-_TAIL:]}") from error
         yield process
     finally:
-        _stop(process)
+        stop(process)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -109,7 +110,7 @@ def _floor(tree: MailTree, programs: Path) -> Iterator[subprocess.Popen[str]]:
             raise BenchError("the floor did not start")
         yield process
     finally:
-        _stop(process)
+        stop(process)
 
 
 @contextlib.contextmanager
@@ -119,7 +120,7 @@ def load(tree: MailTree, programs: Path) -> Iterator[None]:
     churn = [program, "churn", str(tree.queue), str(_MESSAGES_PER_S)]
     with contextlib.ExitStack() as stack:
         for command in ([[program, "hog"]] * _HOGS) + [churn]:
-            stack.callback(_stop, subprocess.Popen(command))
+            stack.callback(stop, subprocess.Popen(command))
         yield
 
 
@@ -134,7 +135,7 @@ def flood(tree: MailTree, programs: Path) -> Iterator[list[int]]:
         process.terminate()
         opens.append(int(process.communicate(timeout=_STOP_S)[0]))
     finally:
-        _stop(process)
+        stop(process)
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Drifter:
         """Run one series. Raises BenchError when the drifter fails."""
         if self.trace is not None:
             self.trace.clear()
-        spin_us = 0 if self.trace is not None else _SPIN_US
+        spin_us = 0 if self.trace is not None else SPIN_US
         # Looking on among hogs with less, it would see late what was done in time.
         priority = _ONLOOKER_PRIORITY if series.rr and spin_us else 0
         numbers = (series.rounds, series.gap_us, spin_us, priority, series.rounds + len(series.kind))
@@ -184,25 +185,30 @@ class Drifter:
             try:
                 output, complaint = process.communicate()
             finally:
-                _stop(process)
+                stop(process)
         if process.returncode:
             raise BenchError(f"{series.kind}: {complaint.strip() or process.returncode}")
         self.restorers.check_alive()
         return self._times(series.kind, output)
 
-    def _times(self, kind: str, output: str) -> Times:
-        times = Times()
+    @staticmethod
+    def count(output: str, times: Times) -> tuple[list[Drift], list[Drift]]:
+        """Add to ``times`` what the drifter saw; the drifts of the guard and of the floor."""
         drifts: tuple[list[Drift], list[Drift]] = ([], [])
         for line in output.splitlines():
             which, began, ns, right = map(int, line.split())
             times.missed += ns < 0 or not right
-            if ns < 0:
-                continue
-            if self.trace is None:
+            if ns >= 0:
                 times.of(which).append(ns / 1000)
-            drifts[which].append(Drift(began, ns))
+                drifts[which].append(Drift(began, ns))
+        return drifts
+
+    def _times(self, kind: str, output: str) -> Times:
+        times = Times()
+        drifts = self.count(output, times)
         if self.trace is not None:
             acts = self.trace.acts(kind)
+            times = Times(missed=times.missed)  # the trace knows better
             for which, pid in enumerate((self.restorers.guard.pid, self.restorers.floor.pid)):
                 spans = durations(drifts[which], acts.get(pid, []))
                 times.of(which).extend(span / 1000 for span in spans)
@@ -221,7 +227,8 @@ def resident_mib(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def _stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
+    """End a process, and wait until it has ended."""
     if process.poll() is None:
         process.terminate()
         try:

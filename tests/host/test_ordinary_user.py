@@ -37,7 +37,8 @@ VERBS = (
 # guard's own: it makes them in the first seconds after an approval, whoever runs what.
 STATE = (
     "find /etc/mail /etc/aliases /etc/hardend /var/lib/hardend/baseline /var/lib/hardend/quarantine"
-    " -path /etc/hardend/spare -prune -o -printf '%p %u %g %m %s %T@ %l\\n' | sort; lsattr -R /etc/mail 2>/dev/null | sort;"
+    " -path /etc/hardend/spare -prune -o -printf '%p %u %g %m %s %T@ %l\\n' | sort;"
+    " lsattr -R /etc/mail 2>/dev/null | sort;"
     " find /etc/mail /etc/aliases /var/lib/hardend/baseline -type f -exec sha256sum {} + | sort"
 )
 

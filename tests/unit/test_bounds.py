@@ -11,6 +11,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -33,19 +34,31 @@ from tests.unit.test_survey import tree
 # All of Python, watchdog and what one audit holds; a file of 100 MB held whole would be beyond it twice.
 MEMORY = 768 << 20
 SECONDS = 120  # of the processor; the kernel ends what takes more
+MEASURED: dict[str, list[tuple[int, float, str]]] = {}  # test -> MiB, seconds, verb
 
 
 def run(verb: str, root: Path, *arguments: str) -> tuple[int, str, str]:
-    """Run hardend in a process that may have so much memory and processor time, and no more."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hardend", verb, "--root", root, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        preexec_fn=partial(bound, MEMORY, SECONDS),
-    )
-    return done.returncode, done.stdout, done.stderr
+    """Run hardend in a process that may have so much memory and processor time, and no more.
+
+    What it took of both is within the bounds, and in the table at the end.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hardend", verb, "--root", root, *arguments],
+            stdout=out,
+            stderr=err,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            preexec_fn=partial(bound, MEMORY, SECONDS),  # noqa: PLW1509 - no threads here
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        took = usage.ru_utime + usage.ru_stime
+        test = os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].partition(" ")[0]
+        MEASURED.setdefault(test, []).append((usage.ru_maxrss >> 10, took, verb))
+        assert usage.ru_maxrss << 10 < MEMORY and took < SECONDS
+        out.seek(0)
+        err.seek(0)
+        return process.returncode, out.read(), err.read()
 
 
 def bound(memory: int, seconds: int) -> None:
@@ -68,10 +81,24 @@ def test_an_alias_file_of_100_mb_is_unknown_and_says_why(tmp_path: Path) -> None
     tree(tmp_path)
     with open(tmp_path / "etc/aliases", "wb") as file:
         file.writelines(b"user: somebody.else@example.com\n" * 32_768 for _ in range(100))
+    found = audited(tmp_path)
     for rule in ("aliases-decode", "aliases-programs", "aliases-files"):
-        [finding] = audited(tmp_path)[rule]
+        [finding] = found[rule]
         assert finding["verdict"] == "unknown"
         assert f"over {FILE_LIMIT >> 20} MiB" in finding["message"]
+    planned(tmp_path)
+
+
+def planned(root: Path) -> str:
+    """Plan, commit and approve it all: each has a result or a refusal with its reason, and no traceback."""
+    status, shown, said = run("harden", root, "--plan", "--include", "all")
+    assert status in {Exit.OK, Exit.USAGE, Exit.REFUSED}, said
+    assert "Traceback" not in said and (status == Exit.OK or said.startswith("hardend: "))
+    for words in (("check",), ("layout",), ("suggest",), ("approve", "--reason", "x")):
+        status, _, said = run(words[0], root, *words[1:])
+        assert status in set(Exit), f"{words}: {status}: {said}"
+        assert "Traceback" not in said, words
+    return shown
 
 
 @pytest.mark.parametrize("path", ["etc/aliases", "etc/lists/one"])
@@ -97,10 +124,16 @@ def test_an_access_table_of_a_million_lines_has_a_result(tmp_path: Path) -> None
     found = audited(tmp_path)
     for rule, line in (("relay-entries", 1_000_001), ("privacy-srv-features", 1_000_002)):
         assert [item["line"] for item in found[rule] if item["verdict"] == "fail"] == [line]
+    shown = planned(tmp_path)
+    assert "-com\tRELAY" in shown and "-Srv_Features:192.0.2.1\tx b" in shown
+    assert len(shown) < 20_000
 
 
 JUNK = ["etc/aliases", "etc/lists/one", "etc/mail/access", "etc/mail/helpfile", "etc/passwd", "etc/group"]
 JUNK += ["etc/mail/sendmail.cf", "etc/mail/sendmail.mc", "etc/mail/submit.cf", "etc/os-release"]
+JUNK += ["etc/mail/submit.mc", "etc/mail/local-host-names", "etc/mail/relay-domains", "etc/rsyslog.conf"]
+JUNK += ["etc/mail/virtusertable", "etc/mail/mailertable", "etc/mail/trusted-users", "etc/mail/access.db"]
+JUNK += ["etc/mail/aliases.db", "etc/mail/sendmail.conf"]
 
 
 @pytest.mark.parametrize("path", JUNK)
@@ -111,6 +144,15 @@ def test_binary_junk_is_judged_or_unknown(tmp_path: Path, path: str) -> None:
     status, _, said = run("harden", tmp_path, "--plan")
     assert status in {Exit.OK, Exit.USAGE, Exit.REFUSED}
     assert "Traceback" not in said
+
+
+def test_a_table_of_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(MEASURED) >= len(JUNK) + 3, "after the tests above, not alone"
+    with capsys.disabled():
+        print(f"\n{'':70} most MiB (of {MEMORY >> 20})  most s (of {SECONDS})")
+        for test, rows in MEASURED.items():
+            memory, took = max(rows), max(rows, key=lambda row: row[1])
+            print(f"{test[5:75]:70} {memory[0]:5} {memory[2]:12}  {took[1]:5.1f} {took[2]}")
 
 
 def test_a_file_of_macros_that_name_each_other_stays_small() -> None:

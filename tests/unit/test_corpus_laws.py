@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hardend.formats.cf import Cf
+from hardend.formats.cf_reread import differences
 from hardend.rules.catalogue import CATALOGUE, judge, mend_all
 from hardend.rules.documents import (
     CannotMendError,
@@ -13,13 +16,13 @@ from hardend.rules.documents import (
     NotApplicableError,
     UnknownError,
 )
+from hardend.rules.greeting import GREETING
 from hardend.rules.rule import Rule, Verdict
-from tests.unit.cf_corpus import plain_m4, text_of
+from tests.unit.cf_corpus import NAMES, plain_m4, text_of
 from tests.unit.rulehost import CF, documents_of
+from tests.unit.test_cf_reread import reread
 
 pytestmark = pytest.mark.m4
-# One of each kind: with everything, an open relay, a site's own rules, old options, a client's.
-NAMES = ("cf/generic-linux.mc", "cf/knecht.mc", "cf/uucpproto.mc", "cf/mail.eecs.mc", "cf/submit.mc")
 MENDING = [rule for rule in CATALOGUE if rule.mend is not None]
 
 
@@ -72,6 +75,20 @@ def test_every_line_that_a_rule_does_not_own_stays_byte_for_byte(name: str) -> N
         if rule.section.value != "relaying":  # a FEATURE is more lines than the one that shows it
             assert in_order(kept, new), rule.id
         assert len(new) > 0.9 * len(old), rule.id
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", NAMES)
+def test_sendmail_reads_what_the_rules_accept_as_they_do(name: str, tmp_path: Path) -> None:
+    """What each rule made of the options passes it: as Sendmail prints them, they are what it asked for."""
+    after = mend_all(host_of(name, with_mc=False), CATALOGUE).documents
+    path = tmp_path / "a.cf"
+    path.write_bytes(after.content[CF])
+    said = reread(path)
+    assert said.count(b"setoption ") > 20
+    assert differences(after.cf(CF), said) == []
+    greeting = after.cf(CF).option(GREETING.name)
+    assert greeting is not None and f"={greeting.text}\n".encode() in said
 
 
 def in_order(few: list[bytes], many: list[bytes]) -> bool:
