@@ -105,6 +105,11 @@ class Spool:
             return sorted(there | self._unwritten.keys())
         return sorted(self._unwritten)
 
+    def waiting_since(self) -> list[int]:
+        """Return since when each alert on the disk waits (ns), tests aside. Raises OSError."""
+        matches = (_NAME.fullmatch(name) for name in os.listdir(self.directory))
+        return [int(match[2]) for match in matches if match and match[1] != TEST]
+
     def read(self, name: str) -> Waiting | None:
         """Return what waits under a name; None when it is gone. What is damaged is dropped and counted."""
         if name in self._unwritten:

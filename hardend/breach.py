@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from types import MappingProxyType
 
 from hardend import layout, ratchet, survey
@@ -94,9 +93,7 @@ class Judge:
         if is_new:
             before = self._baseline(kept.generation, found)
             after = _as_it_was(before, kept, data)
-            today = datetime.now(UTC).date()
-            waived = [waiver.rule for waiver in self.settings.waivers if waiver.holds(today)]
-            self._known[key] = ratchet.worse(before, after, waived)
+            self._known[key] = ratchet.worse(before, after, ratchet.waived_today(self.settings))
         broken = self._known[key]
         rules = list(dict.fromkeys(rule.id for rule, _ in broken))
         record = quarantine.read_record(kept.id)

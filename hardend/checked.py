@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from hardend import blocks, maps, ratchet, survey, window_files
 from hardend.baseline.manifest import Generation
@@ -171,14 +170,9 @@ class CheckedFiles:
         """Return why the generation with these entries would be worse. Raises HardendError."""
         means, before = self._means, self._generation.entries
         after = {**before, **changed}
-        waived = [
-            waiver.rule for waiver in means.settings.waivers if waiver.holds(datetime.now(UTC).date())
-        ]
         documents = self._surveyed(copies)
-        # Not ratchet.refusals(): here a store that cannot be read must not let everything pass.
-        was, is_now = (ratchet.overlay(documents, entries, means.store) for entries in (before, after))
-        worse = ratchet.worse(was, is_now, waived)
-        faults = [f"{fault.place}: {rule.id}: {fault.message}" for rule, fault in worse]
+        waived = ratchet.waived_today(means.settings)
+        faults = ratchet.new_faults(documents, before, after, means.store, waived)
         for cf in (means.layout.cf, means.layout.submit_cf):
             if cf in changed:
                 new, old = (means.store.object(entries[cf].digest) for entries in (after, before))

@@ -13,12 +13,26 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
-from enum import StrEnum
 from typing import Any
 
+from hardend.config_values import (
+    FaultError,
+    classes_by_path,
+    command_line,
+    is_path,
+    name_list,
+    number,
+    path_list,
+    short,
+    text_like,
+    time_span,
+    time_spans,
+    truth,
+    word_of,
+)
 from hardend.errors import ConfigError, FileError
 from hardend.kernel.tree import Tree
-from hardend.model import Class, Host, Mode, printable
+from hardend.model import Host, Mode, printable
 from hardend.settings import Block as Block  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Expiry as Expiry  # noqa: PLC0414 - part of what this module offers
 from hardend.settings import Policy as Policy  # noqa: PLC0414 - part of what this module offers
@@ -29,173 +43,65 @@ from hardend.settings import Waiver as Waiver  # noqa: PLC0414 - as above
 
 MAIN = "/etc/hardend/hardend.toml"
 FRAGMENTS = "/etc/hardend/conf.d"
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_SHOWN = 60  # characters of a wrong value that are worth showing
 _RELAY = r"(?:(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)?"
 _ADDRESS = r"[!#$%&'*+/=?^`{|}~A-Za-z0-9_-]+(?:\.[A-Za-z0-9_+=-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*"
 _TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)\Z")
 
 
-class _FaultError(Exception):
-    """What is accepted instead; the caller adds file and key."""
-
-
-def _number(low: int, high: int) -> Callable[[object], int]:
-    def check(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise _FaultError(f"a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _time(unit: str, low: str, high: str) -> Callable[[object], int]:
-    """Accept "30s", "5m", "2h", "90d", from ``low`` to ``high``; the setting counts in ``unit``."""
-
-    def check(value: object) -> int:
-        seconds = _seconds(value) if isinstance(value, str) else -1
-        if not _seconds(low) <= seconds <= _seconds(high) or seconds % _UNITS[unit]:
-            whole = ' in whole days, such as "90d"' if unit == "d" else ' such as "30s", "5m", "2h"'
-            raise _FaultError(f'a time{whole}, from "{low}" to "{high}"')
-        return seconds // _UNITS[unit]
-
-    return check
-
-
-def _seconds(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,7})([smhd])", text)
-    return int(match[1]) * _UNITS[match[2]] if match else -1
-
-
-def _times(value: object) -> tuple[int, ...]:
-    check = _time("s", "10s", "1d")
-    try:
-        found = [check(item) for item in value] if isinstance(value, list) else None
-    except _FaultError:
-        found = None
-    if found is None:
-        raise _FaultError('a list of times from "10s" to "1d", such as ["10m", "2m"]')
-    return tuple(sorted(set(found), reverse=True))
-
-
-def _word(kind: type[StrEnum]) -> Callable[[object], StrEnum]:
-    def check(value: object) -> StrEnum:
-        if not isinstance(value, str) or value not in {word.value for word in kind}:
-            raise _FaultError("one of " + ", ".join(f'"{word}"' for word in kind))
-        return kind(value)
-
-    return check
-
-
-def _is_path(item: object) -> bool:
-    """Return whether this is an absolute path as the rest of hardend writes it, or a glob of such."""
-    if not isinstance(item, str) or not item.startswith("/") or "\0" in item:
-        return False
-    return item == "/" or all(part not in {"", ".", ".."} for part in item[1:].split("/"))
-
-
-def _paths(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(_is_path(item) for item in value):
-        raise _FaultError('a list of absolute paths without "..", such as ["/etc/mail/access"]')
-    return tuple(dict.fromkeys(value))
-
-
-def _names(what: str, pattern: str) -> Callable[[object], tuple[str, ...]]:
-    def check(value: object) -> tuple[str, ...]:
-        fits = isinstance(value, list) and all(
-            isinstance(item, str) and re.fullmatch(pattern, item) for item in value
-        )
-        if not isinstance(value, list) or not fits:
-            raise _FaultError(f"a list of {what}")
-        return tuple(dict.fromkeys(value))
-
-    return check
-
-
-def _text(what: str, pattern: str) -> Callable[[object], str]:
-    def check(value: object) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise _FaultError(what)
-        return value
-
-    return check
-
-
-def _argv(value: object) -> tuple[str, ...]:
-    whole = isinstance(value, list) and all(isinstance(item, str) and "\0" not in item for item in value)
-    if not isinstance(value, list) or not whole or (value and not _is_path(value[0])):
-        raise _FaultError('a program with its path, and its arguments, such as ["/usr/local/sbin/page"]')
-    return tuple(value)
-
-
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _FaultError("true or false")
-    return value
-
-
-def _classes(value: object) -> tuple[tuple[str, Class], ...]:
-    words = [word.value for word in Class]
-    wanted = f"absolute paths, each with one of {', '.join(words)}"
-    if not isinstance(value, dict):
-        raise _FaultError(f'{wanted}, such as "/etc/mail/access" = "checked"')
-    wrong = {path: word for path, word in value.items() if not _is_path(path) or word not in words}
-    if wrong:
-        raise _FaultError(f"{wanted}; this is not: {_short(wrong)}")
-    return tuple((path, Class(word)) for path, word in value.items())
-
-
 # Table and key of the file -> setting and its check.
 KEYS: Mapping[tuple[str, str], tuple[str, Callable[[object], object]]] = {
-    ("guard", "mode"): ("mode", _word(Mode)),
-    ("guard", "sweep_ms"): ("sweep_ms", _number(50, 60_000)),
-    ("guard", "hash_interval"): ("hash_interval_s", _time("s", "10s", "1d")),
-    ("guard", "contested_count"): ("contested_count", _number(2, 10_000)),
-    ("guard", "contested_within"): ("contested_within_s", _time("s", "1s", "1d")),
-    ("guard", "spare_max_mib"): ("spare_max_mib", _number(1, 1024)),
-    ("guard", "max_off"): ("max_off", _time("s", "1m", "30d")),
-    ("windows", "max_window"): ("max_window_s", _time("s", "1m", "7d")),
-    ("windows", "default_window"): ("default_window_s", _time("s", "1m", "7d")),
-    ("windows", "on_expiry"): ("on_expiry", _word(Expiry)),
-    ("windows", "warn"): ("warn_s", _times),
-    ("rebuild", "restart"): ("restart", _word(Restart)),
-    ("rebuild", "reload_interval"): ("reload_interval_s", _time("s", "1s", "1d")),
-    ("rebuild", "map_exchange_interval_ms"): ("map_exchange_interval_ms", _number(100, 600_000)),
-    ("rebuild", "command_timeout"): ("command_timeout_s", _time("s", "1s", "1h")),
-    ("quarantine", "max_mib"): ("quarantine_max_mib", _number(1, 1 << 20)),
-    ("quarantine", "max_age"): ("quarantine_max_days", _time("d", "1d", "3650d")),
-    ("quarantine", "object_max_mib"): ("quarantine_object_max_mib", _number(1, 1 << 20)),
-    ("baseline", "require_signature"): ("require_signature", _truth),
-    ("baseline", "own"): ("baseline_own", _paths),
-    ("alerts", "command"): ("alert_command", _argv),
-    ("alerts", "relay"): ("alert_relay", _text('a host or host:port, such as "mx.example.net:587"', _RELAY)),
-    ("alerts", "from"): ("alert_from", _text('an address, or ""', rf"(?:{_ADDRESS})?")),
-    ("alerts", "to"): ("alert_to", _names('addresses, such as ["ops@example.net"]', _ADDRESS)),
-    ("alerts", "min_priority"): ("alert_min_priority", _word(Priority)),
-    ("alerts", "burst"): ("alert_burst", _number(1, 1000)),
-    ("alerts", "repeat"): ("alert_repeat_s", _time("s", "1m", "30d")),
-    ("paths", "lock"): ("lock", _paths),
-    ("paths", "unlock"): ("unlock", _paths),
-    ("paths", "protect"): ("protect", _paths),
-    ("paths", "classes"): ("classes", _classes),
+    ("guard", "mode"): ("mode", word_of(Mode)),
+    ("guard", "sweep_ms"): ("sweep_ms", number(50, 60_000)),
+    ("guard", "hash_interval"): ("hash_interval_s", time_span("s", "10s", "1d")),
+    ("guard", "contested_count"): ("contested_count", number(2, 10_000)),
+    ("guard", "contested_within"): ("contested_within_s", time_span("s", "1s", "1d")),
+    ("guard", "spare_max_mib"): ("spare_max_mib", number(1, 1024)),
+    ("guard", "max_off"): ("max_off", time_span("s", "1m", "30d")),
+    ("windows", "max_window"): ("max_window_s", time_span("s", "1m", "7d")),
+    ("windows", "default_window"): ("default_window_s", time_span("s", "1m", "7d")),
+    ("windows", "on_expiry"): ("on_expiry", word_of(Expiry)),
+    ("windows", "warn"): ("warn_s", time_spans),
+    ("rebuild", "restart"): ("restart", word_of(Restart)),
+    ("rebuild", "reload_interval"): ("reload_interval_s", time_span("s", "1s", "1d")),
+    ("rebuild", "map_exchange_interval_ms"): ("map_exchange_interval_ms", number(100, 600_000)),
+    ("rebuild", "command_timeout"): ("command_timeout_s", time_span("s", "1s", "1h")),
+    ("quarantine", "max_mib"): ("quarantine_max_mib", number(1, 1 << 20)),
+    ("quarantine", "max_age"): ("quarantine_max_days", time_span("d", "1d", "3650d")),
+    ("quarantine", "object_max_mib"): ("quarantine_object_max_mib", number(1, 1 << 20)),
+    ("baseline", "require_signature"): ("require_signature", truth),
+    ("baseline", "own"): ("baseline_own", path_list),
+    ("alerts", "command"): ("alert_command", command_line),
+    ("alerts", "relay"): (
+        "alert_relay",
+        text_like('a host or host:port, such as "mx.example.net:587"', _RELAY),
+    ),
+    ("alerts", "from"): ("alert_from", text_like('an address, or ""', rf"(?:{_ADDRESS})?")),
+    ("alerts", "to"): ("alert_to", name_list('addresses, such as ["ops@example.net"]', _ADDRESS)),
+    ("alerts", "min_priority"): ("alert_min_priority", word_of(Priority)),
+    ("alerts", "burst"): ("alert_burst", number(1, 1000)),
+    ("alerts", "repeat"): ("alert_repeat_s", time_span("s", "1m", "30d")),
+    ("paths", "lock"): ("lock", path_list),
+    ("paths", "unlock"): ("unlock", path_list),
+    ("paths", "protect"): ("protect", path_list),
+    ("paths", "classes"): ("classes", classes_by_path),
     ("rules", "smrsh_programs"): (
         "smrsh_programs",
-        _names('program names or absolute paths, such as ["procmail"]', r"[\w.+@-]+|(?:/[\w.+@-]+)+"),
+        name_list('program names or absolute paths, such as ["procmail"]', r"[\w.+@-]+|(?:/[\w.+@-]+)+"),
     ),
-    ("rules", "alias_files"): ("alias_files", _paths),
+    ("rules", "alias_files"): ("alias_files", path_list),
     ("rules", "remove_redirects"): (
         "remove_redirects",
-        _names('names of aliases, such as ["games", "uucp"]', r"[\w.+-]+"),
+        name_list('names of aliases, such as ["games", "uucp"]', r"[\w.+-]+"),
     ),
     ("rules", "notice_country"): (
         "notice_country",
-        _text('two letters, such as "DE", or ""', r"(?:[A-Za-z]{2})?"),
+        text_like('two letters, such as "DE", or ""', r"(?:[A-Za-z]{2})?"),
     ),
     ("rules", "notice_region"): (
         "notice_region",
-        _text('letters, digits, - and _, such as "BY", or ""', r"[A-Za-z0-9_-]{0,32}"),
+        text_like('letters, digits, - and _, such as "BY", or ""', r"[A-Za-z0-9_-]{0,32}"),
     ),
-    ("rules", "received_version"): ("received_version", _truth),
+    ("rules", "received_version"): ("received_version", truth),
 }
 _WAIVERS = "waivers"
 _WAIVER_KEYS = ("rule", "reason", "until")
@@ -283,8 +189,8 @@ def _check_table(
         name, check = KEYS[table, key]
         try:
             checked = check(value)
-        except _FaultError as fault:
-            given = "" if isinstance(value, dict) else f" = {_short(value)}"
+        except FaultError as fault:
+            given = "" if isinstance(value, dict) else f" = {short(value)}"
             faults.append(f"{shown}: {table}.{key}{given}: must be {fault}")
             continue
         values[name] = _merged(values.get(name), checked) if name == "classes" else checked
@@ -300,7 +206,7 @@ def _waivers(shown: str, content: object, faults: list[str]) -> Iterable[Waiver]
         before = len(faults)
         until = item.get("until")
         if until is not None and (not isinstance(until, date) or isinstance(until, datetime)):
-            faults.append(f"{place}: until = {_short(until)}: must be a day, such as 2027-01-31, no quotes")
+            faults.append(f"{place}: until = {short(until)}: must be a day, such as 2027-01-31, no quotes")
         if len(faults) == before:
             yield Waiver(item["rule"], item["reason"], until)
 
@@ -309,12 +215,12 @@ def _blocks(shown: str, content: object, faults: list[str]) -> Iterable[Block]:
     """Check [[blocks]]: a path, the lines in it that are somebody else's, and why."""
     for place, item in _items(shown, _BLOCKS, content, (_BLOCK_KEYS, ("path", "reason")), faults):
         begin, end, pattern = (item.get(key, "") for key in ("begin", "end", "pattern"))
-        if not _is_path(item["path"]) or re.search(r"[*?[]", item["path"]):
-            faults.append(f"{place}: path = {_short(item['path'])}: must be the absolute path of one file")
+        if not is_path(item["path"]) or re.search(r"[*?[]", item["path"]):
+            faults.append(f"{place}: path = {short(item['path'])}: must be the absolute path of one file")
         elif (pattern == "") is (begin == end == ""):
             faults.append(f"{place}: must have begin and end, or pattern")
         elif pattern and not (isinstance(pattern, str) and _PATTERN.fullmatch(pattern)):
-            faults.append(f"{place}: pattern = {_short(pattern)}: must be a glob for some whole lines")
+            faults.append(f"{place}: pattern = {short(pattern)}: must be a glob for some whole lines")
         elif not pattern and not all(isinstance(t, str) and _COMMENT.fullmatch(t) for t in (begin, end)):
             faults.append(f"{place}: begin and end: must both be a comment, a whole line that begins with #")
         elif begin and begin == end:
@@ -341,8 +247,8 @@ def _items(
         faults.append(f"{shown}: {name}: must be an array of tables, written [[{name}]]")
         return
     known, needed = keys
-    for number, item in enumerate(content, 1):
-        place = f"{shown}: {name}, the {number}. one"
+    for count, item in enumerate(content, 1):
+        place = f"{shown}: {name}, the {count}. one"
         wrong = [_unknown("key", key, key, list(known)) for key in item if key not in known]
         missing = [key for key in needed if not isinstance(item.get(key), str) or not item[key].strip()]
         wrong += [f"{key}: must be there, a text in quotes" for key in missing]
@@ -381,11 +287,6 @@ def _document(tree: Tree, path: str, shown: str, faults: list[str]) -> dict[str,
 def _reason(error: FileError) -> str:
     cause = error.__cause__
     return str(cause.strerror) if isinstance(cause, OSError) else str(error).rpartition(": ")[2]
-
-
-def _short(value: object) -> str:
-    text = printable(repr(value))
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _unknown(kind: str, written: str, word: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from hardend.model import Host
 _PREFIX = "HARDEND_"
 _DIRECTORIES = ("/var/log/journal", "/run/log/journal")
 _POLL_MS = 1000  # journald's files are also looked at without a wake-up: rotation, NFS
+_CANDIDATES = 64  # of one event; the witness names eight
 _KEPT_APART = frozenset({"EVENT", "PATH", "DRIFT", "STATE", "TIME_NS"})
 _NUMBERS = frozenset({"generation", "latency_us", "who_pid", "who_uid", "who_loginuid"})
 
@@ -87,8 +89,12 @@ class Record:
             document["drift"] = list(self.drift)
         if self.state:
             document["state"] = self.state
-        who = {name[4:]: value for name, value in self.fields.items() if name.startswith("who_")}
+        who: dict[str, object] = {
+            name[4:]: value for name, value in self.fields.items() if name.startswith("who_")
+        }
         if who:
+            if (candidates := candidates_of(self)) or "candidates" in who:
+                who["candidates"] = candidates
             document["who"] = who
         document.update((n, v) for n, v in self.fields.items() if not n.startswith("who_"))
         return document
@@ -99,7 +105,8 @@ class Query:
     """Which events: of ``path`` and below, of any of ``kinds``, since ``since`` (seconds), by ``who``.
 
     ``who`` is a program (its path or its last part), a unit (with or without ``.service``) or the
-    number of a user, who may have become another since the login. Events whose writer is not known
+    number of a user, who may have become another since the login; also where it is one of several who may
+    have done it. Events whose writer is not known
     are by nobody.
     """
 
@@ -252,10 +259,21 @@ def _text(value: object) -> str:
 
 def _names(record: Record) -> set[str]:
     """Return everything that the writer of a record may be called by."""
-    exe, unit, uid, loginuid = (
-        str(record.fields.get(f"who_{name}", "")) for name in ("exe", "unit", "uid", "loginuid")
-    )
-    return {exe, exe.rpartition("/")[2], unit, unit.removesuffix(".service"), uid, loginuid} - {""}
+    known: dict[str, object] = {name[4:]: v for name, v in record.fields.items() if name.startswith("who_")}
+    names: set[str] = set()
+    for who in (known, *candidates_of(record)):
+        exe, unit, uid, loginuid = (str(who.get(name, "")) for name in ("exe", "unit", "uid", "loginuid"))
+        names |= {exe, exe.rpartition("/")[2], unit, unit.removesuffix(".service"), uid, loginuid}
+    return names - {""}
+
+
+def candidates_of(record: Record) -> list[dict[str, object]]:
+    """Return the processes that may have done it, where it is not known which; what is none is left out."""
+    try:
+        found = json.loads(str(record.fields.get("who_candidates", "[]")))
+    except (ValueError, RecursionError):
+        return []
+    return [one for one in found if isinstance(one, dict)][:_CANDIDATES] if isinstance(found, list) else []
 
 
 def _is_at_or_below(path: str, top: str) -> bool:

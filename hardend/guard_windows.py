@@ -7,7 +7,7 @@ Judging what changed (rules, Sendmail's check, maps) is too slow for the guard: 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hardend import boot, window, window_files
@@ -15,7 +15,7 @@ from hardend.errors import FileError, ProtocolError, RefusedError
 from hardend.journal import Event, notify
 from hardend.model import Mode, Role, State, printable
 from hardend.released import let_go, take_back
-from hardend.window import Window
+from hardend.window import Asked, Window
 
 if TYPE_CHECKING:
     from hardend.control import Reply, Request
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _JOB = "window"
 _ATTEMPTS = 2  # of the job; then the guard itself puts everything back
-_MAX_TEXT = 1000
 
 
 def troubles(guard: Guard) -> Reply:
@@ -111,29 +110,12 @@ class GuardWindows:
         """Let paths go, and tell until when."""
         guard = self._guard
         generation = guard.enforcer.generation
-        if guard.pause is not None:
-            raise RefusedError("enforcement is off: nothing is held now", hint="hardend on ends that")
+        asked = _asked(request)
+        window.require_possible(asked.seconds, guard.settings.max_window_s, is_off=guard.pause is not None)
         if generation is None:
             raise RefusedError("no baseline: nothing is held", hint="hardend approve --reason TEXT")
-        seconds = _seconds(request, guard.settings.max_window_s)
-        identifier, uid = request.get("id") or window.new_id(), request.get("uid")
-        if not window.is_id(identifier) or not isinstance(uid, int):
-            raise ProtocolError("window-open needs paths, seconds, reason, by and uid")
-        reason, by, command = (str(request.get(name, ""))[:_MAX_TEXT] for name in ("reason", "by", "command"))
-        paths, trees = window.expand(generation.entries, _paths(request))
-        window.require_free(guard.enforcer.released.windows.values(), paths)
         try:
-            made = window.make(
-                guard.host,
-                paths=paths,
-                trees=trees,
-                seconds=seconds,
-                reason=reason,
-                by=by,
-                uid=uid,
-                command=command,
-                identifier=str(identifier),
-            )
+            made = asked.opened(guard.host, generation.entries, guard.enforcer.released.windows.values())
             window_files.write(guard.host, made)
         except OSError as error:
             raise FileError(f"the window cannot be written down: {error.strerror}") from error
@@ -142,24 +124,25 @@ class GuardWindows:
         count = self._apply()
         guard.journal.event(
             Event.WINDOW_OPENED,
-            f"{made.describe()}; {len(paths)} paths, {count} locks released",
-            PATH=paths,
+            f"{made.describe()}; {len(made.paths)} paths, {count} locks released",
+            PATH=made.paths,
             GENERATION=generation.number,
             WINDOW_ID=made.id,
-            WHO=by,
-            WHO_UID=uid,
+            WHO=made.by,
+            WHO_UID=made.uid,
         )
         guard.publish()
-        told = {"id": made.id, "released": count, "paths": list(paths), "until": made.until_text()}
+        told = {"id": made.id, "released": count, "paths": list(made.paths), "until": made.until_text()}
         return {"ok": True, **told}
 
     def _extend(self, request: Request) -> Reply:
         """Move the end of a window."""
         guard = self._guard
         item = self._asked(request)
-        later = window.extended(
-            item, _seconds(request, guard.settings.max_window_s), guard.settings.max_window_s
-        )
+        most = guard.settings.max_window_s
+        seconds = _seconds(request)
+        window.require_possible(seconds, most, is_off=False)
+        later = window.extended(item, seconds, most)
         window_files.write(guard.host, later)
         guard.enforcer.released.windows[item.id] = later
         self._warned = {told for told in self._warned if told[0] != item.id}
@@ -187,14 +170,21 @@ class GuardWindows:
         table = self._guard.enforcer.table.by_path
         maps = [path for path in changed if path in table and table[path].entry.role is Role.MAP]
         self._end(item, None, maps)
+        failed = self._not_put_back(changed)
         self._guard.journal.event(
             Event.WINDOW_EXPIRED,
-            f"{item.describe()}; it could not be judged what changed, everything was put back",
+            f"{item.describe()}; it could not be judged what changed, everything was put back"
+            + (f" but {'; '.join(failed)}" if failed else ""),
             PATH=changed,
             WINDOW_ID=item.id,
             WHO=item.by,
             WHO_UID=item.uid,
         )
+
+    def _not_put_back(self, paths: Iterable[str]) -> list[str]:
+        table = self._guard.enforcer.table.by_path
+        failed = (path for path in paths if path in table and table[path].state is State.FAILED)
+        return [f"{printable(path)}: {table[path].reason}" for path in failed]
 
     def _end(self, item: Window, left: Window | None, wrong: list[str]) -> None:
         guard, released = self._guard, self._guard.enforcer.released
@@ -229,13 +219,19 @@ class GuardWindows:
         return count
 
 
-def _seconds(request: Request, most: int) -> float:
+def _asked(request: Request) -> Asked:
+    identifier, uid = request.get("id") or window.new_id(), request.get("uid")
+    if not window.is_id(identifier) or not isinstance(uid, int):
+        raise ProtocolError("window-open needs paths, seconds, reason, by and uid")
+    reason, by, command = (str(request.get(name, "")) for name in ("reason", "by", "command"))
+    paths, seconds = tuple(_paths(request)), _seconds(request)
+    return Asked(paths, seconds, reason, by, uid, command=command, id=str(identifier))
+
+
+def _seconds(request: Request) -> float:
+    """Return how long a window is to last; 0, which is refused, for what is no number."""
     seconds = request.get("seconds")
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= most:
-        raise RefusedError(
-            f"a window lasts 1 to {most} seconds", hint="max_window in [windows] of hardend.toml"
-        )
-    return float(seconds)
+    return float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) else 0.0
 
 
 def _paths(request: Request, name: str = "paths") -> list[str]:

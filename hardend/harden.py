@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from hardend import classes, commit, interruption, rebuild, verify
+from hardend import commit, interruption, planned, rebuild, verify
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.errors import HardendError, RefusedError, StoreError
 from hardend.inspection import inspect
-from hardend.model import Class, Entry, FileType, Host, Mode, Protected, Role, printable
+from hardend.model import Entry, Host, Mode, printable
 from hardend.plan import Plan
 from hardend.propose import Proposal, Proposer
 from hardend.rules.catalogue import judge_all
@@ -84,7 +84,8 @@ class _Run:
     def carry_out(self, reason: str) -> Result:
         was = self._as_it_is()
         proposal = replace(was, entries=dict(was.entries), warnings=[])
-        self._change(proposal)
+        by_hand = planned.put(self._host, self._settings, self._plan, proposal, self._proposer)
+        self._result.by_hand += by_hand
         for warning in proposal.warnings:
             self._say(f"warning: {warning}")
         changed = [entry for path, entry in proposal.entries.items() if was.entries.get(path) != entry]
@@ -133,35 +134,6 @@ class _Run:
         if not store.has_baseline():
             return self._proposer.whole_host()
         return Proposal.after(store.current())
-
-    def _change(self, proposal: Proposal) -> None:
-        """Put the plan into a proposal; what hardend does not hold is left for the administrator."""
-        plan, by_hand = self._plan, self._result.by_hand
-        found = self._proposer.layout
-        known = {item.path: item for item in classes.protected(self._host, found, self._settings)}
-        for path in plan.removed:
-            if proposal.entries.pop(path, None) is None:
-                by_hand.append(f"rm {printable(path)}")
-        for path, data in plan.contents.items():
-            cls = classes.class_of(path, found, self._settings)
-            protected = known.get(path) or Protected(path, Role.SOURCE, cls)
-            is_new = path not in plan.before.attributes
-            if protected.cls is Class.IGNORED or not (is_new or path in known):
-                by_hand.append(f"edit {printable(path)} as the diff says")
-                continue
-            self._proposer.put_content(proposal, protected, data, create=is_new)
-        for path, target in plan.links.items():
-            proposal.entries[path] = Entry(
-                path, Role.LINK, Class.LOCKED, FileType.SYMLINK, 0, 0, 0o777, target=target
-            )
-        for path, attributes in plan.attributes.items():
-            entry = proposal.entries.get(path)
-            if entry is None:
-                by_hand += plan.commands_for(path)
-            else:
-                proposal.entries[path] = replace(
-                    entry, uid=attributes.uid, gid=attributes.gid, mode=attributes.mode
-                )
 
     def _commit(self, proposal: Proposal, reason: str) -> Generation:
         with interruption.held_off():

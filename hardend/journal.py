@@ -52,6 +52,7 @@ class Event(StrEnum):
     RESTORE_FAILED = "restore-failed"
     LOCK_REMOVED = "lock-removed"
     RULES_BROKEN = "rules-broken"
+    DRIFT_ATTRIBUTED = "drift-attributed"
     MAP_VERIFIED = "map-verified"
     MAP_REBUILT = "map-rebuilt"
     MTA_RESTARTED = "mta-restarted"
@@ -85,6 +86,7 @@ KINDS: Mapping[Event, Kind] = {
     Event.RESTORE_FAILED: Kind("81ec9e39f1c0453296077c09b83c0ae3", _ERR),
     Event.LOCK_REMOVED: Kind("763bf469a0ce4e569d9ef48a6d58f6a0", _WARNING),
     Event.RULES_BROKEN: Kind("b9588686622e41dfb8f58699dc6d1121", _WARNING),
+    Event.DRIFT_ATTRIBUTED: Kind("202f99a2312b40368e86a62ca29b9ccd", _NOTICE),
     Event.MAP_VERIFIED: Kind("484c53c3596b4552be534d6f22ce0027", _INFO),
     Event.MAP_REBUILT: Kind("2e69d3e2847b47b89c6acde7d31f20eb", _INFO),
     Event.MTA_RESTARTED: Kind("58cbbb5c64c340f794cb736087ae989c", _NOTICE),

@@ -3,7 +3,8 @@
 
 They say the same as the status service (``status_view``). While nothing is proven, only what is known
 anyway is written: an alert on a value that a dead guard once said would be a lie, and so would silence.
-The names are stable; etc/prometheus/hardend.rules.yml has an alert for each that calls for one.
+The journal and the spool of alerts are there without a guard. The names are stable;
+etc/prometheus/hardend.rules.yml has an alert for each that calls for one.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol, cast
 
 from hardend import __version__
-from hardend.errors import FileError
+from hardend.alert_spool import Spool
+from hardend.errors import FileError, HardendError
+from hardend.events import Entry, Reader, open_journal, to_record
+from hardend.journal import KINDS
 from hardend.model import Host, printable
 from hardend.status_view import STATES, WORST_FIRST, Outlook, View, Watched
 
@@ -52,6 +57,19 @@ class Metric:
             yield f"{self.name}{f'{{{inside}}}' if inside else ''} {_number(value)}"
 
 
+class _Backwards(Reader, Protocol):
+    """What is used besides of systemd.journal.Reader to find what is last."""
+
+    def flush_matches(self) -> None:
+        """Admit every entry."""
+
+    def seek_tail(self) -> None:
+        """Go behind the last entry."""
+
+    def get_previous(self) -> Entry:
+        """Return the entry before, empty at the beginning."""
+
+
 # What is taken from state.json as it is: key, name of the metric, help.
 _COUNTERS = (
     ("restores", "restores_total", "Paths put back since the guard started."),
@@ -83,7 +101,7 @@ _LATENCIES = (
 def render(host: Host) -> str:
     """Return the metrics of a host as it is now, whether a guard runs or not."""
     view = Outlook(host).look()
-    families = [*_always(view), *(_proven(view) if view.proven else ())]
+    families = [*_always(view), *_told(host), *(_proven(view) if view.proven else ())]
     return "".join(f"{line}\n" for family in families for line in family.lines())
 
 
@@ -117,6 +135,47 @@ def _always(view: View) -> Iterator[Metric]:
             "published_timestamp_seconds", "When a guard said something last.", view.published
         )
     yield _one("metrics_timestamp_seconds", "When this was written.", time.time())
+
+
+def _told(host: Host) -> Iterator[Metric]:
+    """Yield what the journal and the spool of alerts know; nothing where there is none, or not for us."""
+    moments = _last_events(host)
+    text = "When an event of a kind was told last, as far back as the journal goes."
+    yield _numbers("event_timestamp_seconds", text, [({"kind": kind}, at) for kind, at in moments.items()])
+    waiting = _undelivered(host)
+    if waiting is not None:
+        yield _one("alerts_undelivered", "Alerts that wait to be delivered.", len(waiting))
+        oldest = min(waiting, default=None)
+        yield _numbers("alerts_oldest_timestamp_seconds", "Since when the oldest waits.", [({}, oldest)])
+
+
+def _last_events(host: Host) -> dict[str, float]:
+    """Return when each kind of event was last, of all processes: the guard is only one that tells.
+
+    Not a count: the journal forgets, and a counter that falls counts anew.
+    """
+    moments: dict[str, float] = {}
+    with contextlib.suppress(HardendError, OSError):
+        reader = cast("_Backwards", open_journal(host))
+        try:
+            for kind, fixed in KINDS.items():
+                reader.flush_matches()
+                reader.add_match(MESSAGE_ID=fixed.message_id)
+                reader.add_match(_UID="0")  # anybody may send our MESSAGE_ID; journald says who did
+                reader.seek_tail()
+                if entry := reader.get_previous():
+                    moments[kind.value] = to_record(entry).time_ns / 1e9
+        finally:
+            reader.close()
+    return moments
+
+
+def _undelivered(host: Host) -> list[float] | None:
+    """Return since when each alert waits, tests aside; None where nobody may say."""
+    try:
+        return [moment_ns / 1e9 for moment_ns in Spool(host).waiting_since()]
+    except OSError:
+        return None
 
 
 def _proven(view: View) -> Iterator[Metric]:

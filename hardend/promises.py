@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from hardend import smtp_outcome, survey
+from hardend import ratchet, smtp_outcome, survey
 from hardend.formats.cf import Cf
 from hardend.layout import Layout
 from hardend.model import Host
@@ -45,7 +45,7 @@ def broken(host: Host, layout: Layout, settings: Settings, cf: bytes) -> list[st
 
 def _promised(host: Host, layout: Layout, settings: Settings) -> frozenset[Section]:
     rules = [rule for rule in CATALOGUE if rule.section in _ASKED]
-    waived = {waiver.rule for waiver in settings.waivers}
+    waived = ratchet.waived_today(settings)
     judged = judge_all(survey.survey(host, layout, settings), rules)
     open_ = {item.rule.section for item in judged if item.verdict not in _MET or item.rule.id in waived}
     return _ASKED - open_

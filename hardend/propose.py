@@ -149,16 +149,16 @@ class Proposer:
             raise FileError(f"{printable(path)}: create it first, then approve it")
         if path in (self.layout.cf, self.layout.submit_cf):
             self._pass_gate(path, content, before)
-        now_ns = time.time_ns()
-        proposal.entries[path] = replace(
+        made = replace(
             before,
             digest=self.store.add_object(content),
             size=len(content),
-            mtime_ns=now_ns,
+            mtime_ns=time.time_ns(),
         )
+        proposal.entries[path] = made
         for entry in list(proposal.entries.values()):
             if entry.spec is not None and entry.spec.source == path:
-                self._build_map(proposal, entry, content, now_ns)
+                self._build_map(proposal, entry, made, content)
 
     def _pass_gate(self, path: str, content: bytes, before: Entry) -> None:
         """Refuse a configuration that Sendmail would not accept, or whose parts are missing."""
@@ -171,14 +171,15 @@ class Proposer:
             )
 
     def _build_map(
-        self, proposal: Proposal, entry: Entry, content: bytes, now_ns: int
+        self, proposal: Proposal, entry: Entry, source: Entry, content: bytes
     ) -> None:
         """Build the map of a new source to the side and put it into the same generation."""
-        proposal.entries[entry.path], warnings = built_map(
+        made, warnings = built_map(
             *(entry, content, self.store, self._tools),
             library=maps.library(self._tools),
-            mtime_ns=now_ns,
+            mtime_ns=source.mtime_ns,
         )
+        proposal.entries[entry.path] = replace(made, sources=((source.path, source.digest),))
         proposal.warnings += warnings
 
     def _add(self, proposal: Proposal, protected: Protected, live: Live) -> None:

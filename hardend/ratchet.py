@@ -5,14 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 from hardend.baseline.store import Store
-from hardend.errors import StoreError
 from hardend.model import Entry, Role
 from hardend.rules.catalogue import CATALOGUE, judge
 from hardend.rules.documents import Attributes, Documents
 from hardend.rules.rule import Fault, Rule
+from hardend.settings import Settings
 
 
 def overlay(documents: Documents, entries: Mapping[str, Entry], store: Store) -> Documents:
@@ -49,6 +50,12 @@ def overlay(documents: Documents, entries: Mapping[str, Entry], store: Store) ->
     )
 
 
+def waived_today(settings: Settings) -> frozenset[str]:
+    """Return the ids of the rules that the administrator waives and whose waiver has not ended."""
+    today = datetime.now(UTC).date()
+    return frozenset(waiver.rule for waiver in settings.waivers if waiver.holds(today))
+
+
 def worse(
     before: Documents, after: Documents, waived: Iterable[str] = (), rules: Iterable[Rule] = CATALOGUE
 ) -> list[tuple[Rule, Fault]]:
@@ -65,23 +72,6 @@ def worse(
         new = [fault for fault in judge(after, rule).failures if (fault.path, fault.message) not in known]
         found += [(rule, fault) for fault in new]
     return found
-
-
-def refusals(
-    documents: Documents,
-    parent: Mapping[str, Entry],
-    entries: Mapping[str, Entry],
-    store: Store,
-    waived: Iterable[str] = (),
-) -> list[str]:
-    """Return what ``new_faults`` does, and nothing where the store cannot be read: that is no measure.
-
-    Whoever lets something pass by it says so: ``new_faults`` tells the two apart.
-    """
-    try:
-        return new_faults(documents, parent, entries, store, waived)
-    except StoreError:
-        return []
 
 
 def new_faults(

@@ -11,7 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from hardend import boot
@@ -20,6 +20,7 @@ from hardend.model import Class, Drift, Entry, FileType, Host, Role, printable
 
 _ID = re.compile(r"[0-9a-f]{12}")
 _MOST_CHANGES = 1000  # an attacker can make a million names; the first of them tell the story
+_MOST_TEXT = 1000
 _CONTAINERS = frozenset({Role.DIRECTORY, Role.CLOSED})
 
 
@@ -196,6 +197,52 @@ def make(
         uid=uid,
         command=command,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A window that somebody asks for: what it is to let go, for how long, why, and who asks."""
+
+    paths: tuple[str, ...]
+    seconds: float
+    reason: str
+    by: str
+    uid: int
+    command: str = ""
+    id: str = field(default_factory=new_id)
+
+    def as_request(self) -> dict[str, object]:
+        """Return what is asked of a guard."""
+        return {"verb": "window-open", **asdict(self), "paths": list(self.paths)}
+
+    def opened(self, host: Host, entries: Mapping[str, Entry], others: Iterable[Window]) -> Window:
+        """Return the window, not yet on disk. Raises RefusedError, and OSError as ``make`` does.
+
+        It is refused for what is not held, or is let go already by one of the others.
+        """
+        paths, trees = expand(entries, self.paths)
+        require_free(others, paths)
+        return make(
+            host,
+            paths=paths,
+            trees=trees,
+            seconds=self.seconds,
+            reason=self.reason[:_MOST_TEXT],
+            by=self.by[:_MOST_TEXT],
+            uid=self.uid,
+            command=self.command[:_MOST_TEXT],
+            identifier=self.id,
+        )
+
+
+def require_possible(seconds: float, max_s: float, *, is_off: bool) -> None:
+    """Raise RefusedError for a window that lasts longer than may be, or while nothing is held anyway."""
+    if not 0 < seconds <= max_s:
+        raise RefusedError(
+            f"a window lasts {_hours(max_s)} at most", hint="max_window in [windows] of hardend.toml"
+        )
+    if is_off:
+        raise RefusedError("enforcement is off: nothing is held now", hint="hardend on ends that")
 
 
 def require_free(windows: Iterable[Window], paths: Iterable[str]) -> None:

@@ -8,15 +8,13 @@ has not decided yet stays his to decide.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from datetime import UTC, datetime
 
-from hardend import classes, maps, plan, ratchet, survey
+from hardend import maps, plan, planned, ratchet, survey
 from hardend.baseline.manifest import Generation
 from hardend.config import Settings
 from hardend.errors import RefusedError
-from hardend.model import Class, Entry, FileType, Host, Role, printable
-from hardend.plan import Plan, Truth
+from hardend.model import Host, printable
+from hardend.plan import Truth
 from hardend.propose import Proposal, Proposer
 from hardend.rules.catalogue import CATALOGUE, judge
 from hardend.rules.documents import Documents
@@ -55,29 +53,11 @@ class Mender:
                 of_it = [note for note in notes if note.startswith(f"{printable(cf)}:")] or notes
                 raise RefusedError(f"{'; '.join(of_it)}; {printable(cf)} is not what its .mc makes any more")
         made = plan.make(after, decided, broken, self._host, tools)
-        self._put(made, proposal, proposer)
+        planned.put(self._host, self._settings, made, proposal, proposer)
         return [f"{note} applied again" for note in notes]
 
     def _rules(self) -> Iterable[Rule]:
-        today = datetime.now(UTC).date()
-        waived = {waiver.rule for waiver in self._settings.waivers if waiver.holds(today)}
+        waived = ratchet.waived_today(self._settings)
         for rule in CATALOGUE:
             if rule.mend is not None and rule.fix is not Fix.NEVER and rule.id not in waived:
                 yield rule
-
-    def _put(self, made: Plan, proposal: Proposal, proposer: Proposer) -> None:
-        """Put a plan into a proposal, as far as it is about what is held; the rest nobody changed."""
-        known = {item.path: item for item in classes.protected(self._host, proposer.layout, self._settings)}
-        for path in made.removed:
-            proposal.entries.pop(path, None)
-        for path, data in made.contents.items():
-            protected = known.get(path)
-            if protected is not None and protected.cls is not Class.IGNORED:
-                proposer.put_content(proposal, protected, data, create=path not in proposal.entries)
-        for path, target in made.links.items():
-            proposal.entries[path] = Entry(
-                path, Role.LINK, Class.LOCKED, FileType.SYMLINK, 0, 0, 0o777, target=target
-            )
-        for path, new in made.attributes.items():
-            if (entry := proposal.entries.get(path)) is not None:
-                proposal.entries[path] = replace(entry, uid=new.uid, gid=new.gid, mode=new.mode)

@@ -47,56 +47,42 @@ def open_window(
 ) -> Opened:
     """Let the paths go, or all that is locked; raises RefusedError with who holds one already."""
     commit.require_root()
-    if seconds > settings.max_window_s:
-        raise RefusedError(
-            f"a window lasts {settings.max_window_s / 3600:g}h at most",
-            hint="max_window in [windows] of hardend.toml",
-        )
-    by, uid = commit.caller(), _caller_uid()
-    if state.guard_is_alive(host):
-        reply = _ask(
-            host,
-            {
-                "verb": "window-open",
-                "paths": list(paths),
-                "seconds": seconds,
-                "reason": reason,
-                "by": by,
-                "uid": uid,
-                "command": command,
-                "id": identifier or window.new_id(),
-            },
-        )
-        opened = reply.get("paths")
-        return Opened(
-            id=str(reply.get("id")),
-            paths=tuple(map(str, opened if isinstance(opened, list) else ())),
-            released=int(str(reply.get("released", 0))),
-            until=str(reply.get("until")),
-            by_guard=True,
-        )
-    if pause.read(host) is not None:
-        raise RefusedError("enforcement is off: nothing is held now", hint="hardend on ends that")
+    by_guard = state.guard_is_alive(host)
+    is_off = not by_guard and pause.read(host) is not None
+    window.require_possible(seconds, settings.max_window_s, is_off=is_off)
+    asked = window.Asked(
+        tuple(paths),
+        seconds,
+        reason,
+        commit.caller(),
+        _caller_uid(),
+        command=command,
+        id=identifier or window.new_id(),
+    )
+    return _by_guard(host, asked) if by_guard else _without_guard(host, settings, asked)
+
+
+def _by_guard(host: Host, asked: window.Asked) -> Opened:
+    reply = _ask(host, asked.as_request())
+    opened = reply.get("paths")
+    return Opened(
+        id=str(reply.get("id")),
+        paths=tuple(map(str, opened if isinstance(opened, list) else ())),
+        released=int(str(reply.get("released", 0))),
+        until=str(reply.get("until")),
+        by_guard=True,
+    )
+
+
+def _without_guard(host: Host, settings: Settings, asked: window.Asked) -> Opened:
     entries = Store(host).current().entries
-    wanted, trees = window.expand(entries, paths)
     with window_files.ending(host):
-        window.require_free(window_files.read_all(host), wanted)
-        made = window.make(
-            host,
-            paths=wanted,
-            trees=trees,
-            seconds=seconds,
-            reason=reason,
-            by=by,
-            uid=uid,
-            command=command,
-            identifier=identifier,
-        )
+        made = asked.opened(host, entries, window_files.read_all(host))
         window_files.write(host, made)
-    count = sum(_unlock(host, entries[path]) for path in wanted if path in entries)
+    count = sum(_unlock(host, entries[path]) for path in made.paths if path in entries)
     _tell_opened(host, made, count)
     note = _schedule(host, settings, made)
-    return Opened(made.id, wanted, count, made.until_text(), by_guard=False, note=note)
+    return Opened(made.id, made.paths, count, made.until_text(), by_guard=False, note=note)
 
 
 def extend(host: Host, settings: Settings, item: Window, seconds: float) -> str:

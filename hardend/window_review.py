@@ -10,16 +10,15 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from hardend import classes, maps, ratchet, survey
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.capture import Live, Reader, built_map
 from hardend.config import Settings
-from hardend.errors import FileError, HardendError
+from hardend.errors import FileError, HardendError, RefusedError, StoreError
 from hardend.gate import Candidate, gate
 from hardend.model import Drift, Entry, Host, Role, printable
 from hardend.propose import Proposal, Proposer
@@ -29,6 +28,8 @@ from hardend.window import Window
 
 # Brings a proposal of what is kept to where rules that mend themselves are met; returns what it did.
 Mend = Callable[[Proposal, Proposer], list[str]]
+_UNUSABLE = "the baseline's store cannot be used"
+_WAY_OUT = "hardend baseline verify names every damaged part; hardend approve takes the host in anew"
 
 
 @dataclass(slots=True)
@@ -36,7 +37,8 @@ class Verdict:
     """What may stay (``kept``), as the entries of the next generation, and why the rest may not.
 
     ``built`` are maps that the generation has and the host has not: they were built to the side.
-    ``dropped`` are paths among the kept that the rules took away again; ``notes`` say why.
+    ``dropped`` are paths among the kept that the rules took away again; ``notes`` say why. ``hint`` is what
+    to do about a refusal that is none of the paths'.
     """
 
     kept: list[str] = field(default_factory=list)
@@ -45,13 +47,32 @@ class Verdict:
     refused: dict[str, str] = field(default_factory=dict)
     proposal: Proposal | None = None
     notes: list[str] = field(default_factory=list)
+    hint: str = ""
+
+
+def intact(store: Store, entries: Mapping[str, Entry] | None = None) -> Generation:
+    """Return the generation in force, with what the entries (of it, or of the next one) hold readable.
+
+    Raises RefusedError, for whoever ends a window and has done nothing yet.
+    """
+    try:
+        current = store.current()
+        for entry in (entries or {}).values():
+            if entry.digest:
+                store.object(entry.digest)
+    except StoreError as error:
+        raise RefusedError(
+            f"{_UNUSABLE} ({error}): nothing was approved, nothing was put back, the window stays open",
+            hint=_WAY_OUT,
+        ) from error
+    return current
 
 
 class Review:
     """One look at what a window let go; ``changed`` names the paths, ``live`` has their entries.
 
     ``broken`` says why nothing can be judged, "" when it can: then all of it can only be put back.
-    Raises StoreError without an intact baseline.
+    Raises RefusedError without an intact baseline.
     """
 
     def __init__(self, host: Host, settings: Settings, window: Window, paths: Iterable[str] = ()) -> None:
@@ -59,7 +80,7 @@ class Review:
         self._settings = settings
         self.window = window
         self.store = Store(host)
-        self.current: Generation = self.store.current()
+        self.current = intact(self.store)
         self.closing = tuple(paths) or window.paths
         self.live: Proposal | None = None
         self.broken = ""
@@ -143,11 +164,18 @@ class Review:
         """Return how much of the wanted changes may stay: all of it, or what passes one by one.
 
         Sources go with their maps, a .mc with its .cf. ``mend`` has the rules that mend themselves
-        applied before anything is judged.
+        applied before anything is judged. Nothing may stay where the store cannot be read.
         """
         chosen = [path for path in self.changed if path in set(wanted)]
         if not chosen or self.live is None or self._proposer is None:
             return Verdict(refused=dict.fromkeys(chosen, self.broken))
+        try:
+            return self._judge(chosen, mend)
+        except StoreError as error:
+            why = f"{_UNUSABLE} ({error}): nothing can be judged"
+            return Verdict(refused=dict.fromkeys(chosen, why), hint=_WAY_OUT)
+
+    def _judge(self, chosen: list[str], mend: Mend) -> Verdict:
         whole = self._try(chosen, mend)
         if isinstance(whole, Verdict):
             return whole
@@ -170,7 +198,7 @@ class Review:
         return best
 
     def _try(self, paths: list[str], mend: Mend) -> Verdict | str:
-        """Return a verdict that keeps all of the paths, or why that may not be."""
+        """Return a verdict that keeps all of the paths, or why that may not be. Raises StoreError."""
         if self.live is None or self._proposer is None:
             return self.broken
         entries = dict(self.current.entries)
@@ -182,16 +210,28 @@ class Review:
                 return f"{printable(path)} is not what can be taken in: neither file, directory nor link"
             else:
                 entries[path] = after
-        proposal = Proposal(entries, self.live.layout, self.live.sendmail)
+        proposal = Proposal(dict(entries), self.live.layout, self.live.sendmail)
         try:
             notes = mend(proposal, self._proposer)
+            self._spare_stamps(proposal, entries)
             dropped = [path for path in paths if path not in proposal.entries and not self.is_gone(path)]
             built = self._follow(proposal, paths)
             why = "; ".join(self._faults(proposal))
+        except StoreError:
+            raise
         except HardendError as error:
             return str(error)
         kept = sorted(paths)
         return why or Verdict(kept, built, sorted(dropped), proposal=proposal, notes=notes)
+
+    def _spare_stamps(self, proposal: Proposal, unmended: Mapping[str, Entry]) -> None:
+        """Let what was mended back to what it was be the same entry: a new time stamp alone is no change."""
+        for path, after in list(proposal.entries.items()):
+            before = self.current.entries.get(path)
+            if before is None or after == unmended.get(path):
+                continue
+            if replace(after, mtime_ns=before.mtime_ns) == before:
+                proposal.entries[path] = before
 
     def _groups(self, paths: list[str]) -> list[list[str]]:
         """Return what can only stay together."""
@@ -258,10 +298,9 @@ class Review:
         where = self._proposer.layout
         if self._documents is None:
             self._documents = survey.survey(self._host, where, self._settings)
-        today = datetime.now(UTC).date()
-        waived = [waiver.rule for waiver in self._settings.waivers if waiver.holds(today)]
         entries, before = proposal.entries, self.current.entries
-        found = ratchet.refusals(self._documents, before, entries, self.store, waived)
+        waived = ratchet.waived_today(self._settings)
+        found = ratchet.new_faults(self._documents, before, entries, self.store, waived)
         tools = maps.tools_for(self._host, where, self._settings)
         for cf, mc in ((where.cf, where.mc), (where.submit_cf, where.submit_mc)):
             new, old, source = entries.get(cf), before.get(cf), entries.get(mc)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from hardend import layout, ratchet, survey
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
@@ -23,14 +21,13 @@ def worsened(host: Host, settings: Settings, current: Generation, proposal: Prop
     Waived rules do not count. Where the host's files, or the generation in force, cannot be read for the
     rules there are none: that is a warning of the proposal.
     """
-    today = datetime.now(UTC).date()
-    waived = [waiver.rule for waiver in settings.waivers if waiver.holds(today)]
     try:
         documents = survey.survey(host, layout.find(host), settings)
     except HardendError as error:
         proposal.warnings.append(f"{UNKNOWN}: {error}")
         return []
     try:
+        waived = ratchet.waived_today(settings)
         faults = ratchet.new_faults(documents, current.entries, proposal.entries, Store(host), waived)
     except StoreError as error:  # what is damaged is no measure, and approving anew is the way out
         proposal.warnings.append(f"{UNKNOWN}: {error}")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hardend import commit
+from hardend.cli.messages import say
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit
 from hardend.model import Host, printable
@@ -109,7 +110,7 @@ def _open(host: Host, spool: Spool) -> list[Incident]:
         try:
             incidents.restore(state)
         except (ValueError, TypeError, KeyError):
-            print("hardend: what was known of incidents is damaged", file=sys.stderr)
+            say("what was known of incidents is damaged")
     return incidents.open
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +16,7 @@ from hardend.baseline import trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.capture import built_map
+from hardend.cli.messages import say_each, warn
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError, StoreError
 from hardend.inspection import inspect, require_same_layout
@@ -107,7 +107,7 @@ def _approve(args: argparse.Namespace) -> int:
         else:
             worse = worsening.require_no_worse(host, settings, current, proposal, force=args.force)
     for warning in [*proposal.warnings, *(f"forced: {text}" for text in worse)]:
-        print(f"hardend: warning: {warning}", file=sys.stderr)
+        warn(warning)
     generation, outcome = commit.commit_and_apply(
         host,
         settings,
@@ -134,9 +134,8 @@ def _approve(args: argparse.Namespace) -> int:
         )
         _print_next_step(host, settings, outcome)
     if outcome.withheld:
-        print(f"hardend: warning: not enforced yet: {outcome.withheld}", file=sys.stderr)
-    for path, why in outcome.failed.items():
-        print(f"hardend: {printable(path)}: {why}", file=sys.stderr)
+        warn(f"not enforced yet: {outcome.withheld}")
+    say_each(outcome.failed)
     return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
 
 
@@ -202,7 +201,7 @@ def _check(args: argparse.Namespace) -> int:
     try:
         tools = maps.tools_for(host, layout.find(host), settings)
     except HardendError as error:
-        print(f"hardend: warning: maps are not asked: {error}", file=sys.stderr)
+        warn(f"maps are not asked: {error}")
     drifts = inspect(host, generation, settings, tools)
     if args.json:
         document = {

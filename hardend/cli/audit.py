@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from hardend import config, findings, layout, maps, origin, survey
 from hardend.cli import sarif
+from hardend.cli.messages import warn
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit, HardendError
 from hardend.findings import Result, Summary
@@ -77,7 +78,7 @@ def _audit(args: argparse.Namespace) -> int:
     settings = config.load(host)
     for waiver in settings.waivers:
         if waiver.rule not in BY_ID:
-            _warn(f"waivers: {printable(waiver.rule)}: no such rule; hardend explain lists them")
+            warn(f"waivers: {printable(waiver.rule)}: no such rule; hardend explain lists them")
     found = layout.find(host)
     documents = survey.survey(host, found, settings)
     if any(rule.id == _BUILDS for rule in rules):
@@ -226,7 +227,3 @@ def _example_lines(example: Example) -> Iterator[str]:
     for path in example.after.keys() - example.before.keys():
         yield f"{path}  (new)"
         yield from (f"+ {line}" for line in (example.after[path] or "").splitlines())
-
-
-def _warn(text: str) -> None:
-    print(f"hardend: warning: {text}", file=sys.stderr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 
 from hardend import commit, config, propose, worsening
@@ -13,6 +12,7 @@ from hardend.baseline import retention, trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.cli import transport
+from hardend.cli.messages import say, say_each, warn
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit, RefusedError, StoreError
 from hardend.model import Class, Entry, Host, Role, printable
@@ -79,7 +79,7 @@ def _log(args: argparse.Namespace) -> int:
         note = retention.read_note(args.host)
     except StoreError as error:
         note = retention.Note()
-        print(f"hardend: {error}", file=sys.stderr)
+        say(str(error))
     generations = [store.generation(number) for number in reversed(store.numbers())]
     if args.json:
         rows = [
@@ -121,6 +121,9 @@ def _generation(host: Host, number: int | None) -> Generation:
             f"generation {number} was pruned, last {note.time} by {printable(note.by)}",
             hint="hardend baseline log shows what is left",
         )
+    # Within the range a missing one is damage, of which the store tells.
+    if not 0 < number <= max(store.numbers(), default=0):
+        raise RefusedError(f"there is no generation {number}", hint="hardend baseline log lists them")
     return store.generation(number)
 
 
@@ -241,12 +244,11 @@ def _rollback(args: argparse.Namespace) -> int:
     )
     commit.announce(host, generation, worse)
     for warning in [*proposal.warnings, *(f"forced: {text}" for text in worse)]:
-        print(f"hardend: warning: {warning}", file=sys.stderr)
+        warn(warning)
     print(f"generation {generation.number} has the content of {args.number}")
     if outcome.withheld:
-        print(f"hardend: warning: not enforced yet: {outcome.withheld}", file=sys.stderr)
-    for path, why in outcome.failed.items():
-        print(f"{printable(path)}: {why}")
+        warn(f"not enforced yet: {outcome.withheld}")
+    say_each(outcome.failed)
     return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
 
 
@@ -255,7 +257,7 @@ def _prune(args: argparse.Namespace) -> int:
     commit.require_root()
     done = retention.prune(host, config.load(host), args.keep, by=commit.caller())
     for note in done.notes:
-        print(f"hardend: {note}", file=sys.stderr)
+        say(note)
     if args.json:
         document = {
             "schema": 1,

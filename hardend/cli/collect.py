@@ -8,7 +8,9 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterable
 
+from hardend.attribution import Attribution
 from hardend.breach import Judge
 from hardend.cli.options import common_options, json_option
 from hardend.collect import Summary, collect
@@ -16,7 +18,7 @@ from hardend.commit import require_root
 from hardend.config import load
 from hardend.errors import Exit
 from hardend.journal import Journal
-from hardend.quarantine import Limits
+from hardend.quarantine import Limits, Quarantine
 
 _MIB = 1 << 20
 _DAY_S = 86400.0
@@ -29,8 +31,8 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "collect",
         parents=[common_options()],
         help="move what restores replaced into the quarantine",
-        description="Move what restores replaced into the quarantine, say which rules it broke, and "
-        "evict what is over the limits. The guard starts this itself.",
+        description="Move what restores replaced into the quarantine, say who it was where a witness "
+        "saw it and which rules it broke, and evict what is over the limits. The guard starts this itself.",
         epilog="Exit status: 0 all moved; 1 something could not be moved and stays where it was.",
     )
     json_option(parser, "the summary")
@@ -48,8 +50,15 @@ def _run(args: argparse.Namespace) -> int:
     )
     _step_back()
     with contextlib.closing(Journal(args.host)) as journal:
+        attribution = Attribution(args.host, journal)
         judge = Judge(args.host, settings, journal)
-        summary = collect(args.host, limits, judging=judge.judge)
+
+        def judging(quarantine: Quarantine, identifiers: Iterable[str]) -> None:
+            known = list(identifiers)
+            attribution.judge(quarantine, known)
+            judge.judge(quarantine, known)
+
+        summary = collect(args.host, limits, judging=judging)
     if args.json:
         sys.stdout.write(json.dumps(summary.as_json(), indent=2, sort_keys=True) + "\n")
     elif not args.quiet:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from hardend import commit, config, edit_draft, editor, state
+from hardend.cli.messages import say, say_each, warn
 from hardend.cli.options import common_options
 from hardend.edit import Done, Edit, Judged
 from hardend.edit_draft import Draft
@@ -88,7 +89,7 @@ def _begun(args: argparse.Namespace, host: Host, item: Edit) -> bytes:
         except OSError as error:
             raise FileError(f"{printable(args.source)}: {error.strerror}") from error
     for left in edit_draft.left_over(host, item.path):
-        _say(f"an earlier draft was kept: {printable(left)}; --from begins with it, rm throws it away")
+        say(f"an earlier draft was kept: {printable(left)}; --from begins with it, rm throws it away")
     return item.content
 
 
@@ -112,7 +113,7 @@ class _Session:
             self._draft.remove()
             return
         with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
-            _say(f"the draft is kept: {printable(self._draft.path)}")
+            say(f"the draft is kept: {printable(self._draft.path)}")
 
     def run(self) -> int:
         """Edit until it is committed, thrown away, kept, or nothing changed."""
@@ -143,21 +144,21 @@ class _Session:
         for line in judged.diff:
             print(line)
         for text in judged.warnings:
-            _say(f"warning: {text}")
+            warn(text)
         for text in judged.faults:
-            _say(text)
+            say(text)
         for text in judged.worse[:_SHOWN]:
-            _say(f"{'forced' if self._args.force else 'this gets worse'}: {text}")
+            say(f"{'forced' if self._args.force else 'this gets worse'}: {text}")
         may_be = not judged.faults and (not judged.worse or self._args.force)
         if self._args.yes:
             if may_be:
                 return "y"
             way = "" if judged.faults else "; --force --reason TEXT goes past it"
-            _say(f"refused: nothing was changed{way}")
+            say(f"refused: nothing was changed{way}")
             return "k"
         if not may_be:
             if not judged.faults:
-                _say("refused; waive the rule in hardend.toml, or --force --reason TEXT goes past it")
+                say("refused; waive the rule in hardend.toml, or --force --reason TEXT goes past it")
             return _asked(f"{_CHOICE} [e/k/q] ", "ekq")
         return _asked(f"commit this, {_CHOICE} [y/e/k/q] ", "yekq")
 
@@ -178,19 +179,18 @@ class _Session:
     def _told(self, done: Done) -> int:
         number = done.generation.number
         if done.undone:
-            _say(f"everything went back, as generation {number}: {done.undone}")
+            say(f"everything went back, as generation {number}: {done.undone}")
             return Exit.REFUSED
         print(f"generation {number} approved: {printable(self._item.path)}")
         for kind, what in done.mta.items():
             print(f"  {kind}: {what}")
-        for path, why in done.outcome.failed.items():
-            _say(f"{printable(path)}: {why}")
+        say_each(done.outcome.failed)
         for text in done.problems:
-            _say(text)
+            say(text)
         if done.outcome.withheld:
-            _say(f"not enforced yet: {done.outcome.withheld}")
+            say(f"not enforced yet: {done.outcome.withheld}")
         if self._settings.mode is Mode.OBSERVE or done.outcome.paused:
-            _say("nothing is enforced now (observe, or off): the live file is as it was")
+            say("nothing is enforced now (observe, or off): the live file is as it was")
         elif not done.outcome.by_guard and not state.guard_is_alive(self._host):
             print("no guard is running: systemctl enable --now hardend starts it")
         is_good = not (done.outcome.failed or done.outcome.withheld or done.problems)
@@ -213,7 +213,3 @@ def _asked(question: str, answers: str) -> str:
         answer = line.strip().lower()[:1] if line else "k"
         if answer and answer in answers:
             return answer
-
-
-def _say(text: str) -> None:
-    print(f"hardend: {text}", file=sys.stderr)

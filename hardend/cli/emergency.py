@@ -9,10 +9,10 @@ import errno
 import os
 import re
 import subprocess
-import sys
 
 from hardend import commit, config, control, pause, state
 from hardend.baseline.store import Store
+from hardend.cli.messages import say, say_each, warn
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError, StoreError
 from hardend.kernel import flags as inode_flags
@@ -75,7 +75,7 @@ def _off(args: argparse.Namespace) -> int:
 def _schedule_end(host: Host, seconds: int) -> None:
     """Without a guard nobody else ends the pause: a timer of systemd's does."""
     if host.is_tree or not os.path.isdir(_BOOTED):
-        print("hardend: no systemd here: hardend on, or a guard's start, ends it", file=sys.stderr)
+        say("no systemd here: hardend on, or a guard's start, ends it")
         return
     command = [
         "/usr/bin/systemd-run",
@@ -90,7 +90,7 @@ def _schedule_end(host: Host, seconds: int) -> None:
     subprocess.run(["/usr/bin/systemctl", "stop", "hardend-on.timer"], capture_output=True, check=False)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        print(f"hardend: no timer could be set: {done.stderr.strip()}", file=sys.stderr)
+        say(f"no timer could be set: {done.stderr.strip()}")
 
 
 def _on(args: argparse.Namespace) -> int:
@@ -103,9 +103,9 @@ def _on(args: argparse.Namespace) -> int:
     else:
         pause.end(host)
         outcome = commit.apply(host, config.load(host), fresh=False)
-    for path, why in outcome.failed.items():
-        print(f"{printable(path)}: {why}")
-    print(f"on: {len(outcome.failed)} paths could not be put back")
+    say_each(outcome.failed)
+    count = len(outcome.failed)
+    print(f"on: {count} paths could not be put back" if count else "on: all is held again")
     return Exit.DRIFT if outcome.failed else Exit.OK
 
 
@@ -134,7 +134,7 @@ def _release_all(host: Host) -> tuple[int, int]:
         try:
             entries = store.generation(number).entries
         except HardendError as error:
-            print(f"hardend: warning: {error}", file=sys.stderr)
+            warn(str(error))
             continue
         locked.update({path: entry for path, entry in entries.items() if "i" in entry.flags})
     released = kept = 0
@@ -144,7 +144,7 @@ def _release_all(host: Host) -> tuple[int, int]:
         try:
             released += _unlock(host.at(path))
         except OSError as error:
-            print(f"hardend: {printable(path)}: {error.strerror}", file=sys.stderr)
+            say(f"{printable(path)}: {error.strerror}")
             kept += 1
     return released, kept
 

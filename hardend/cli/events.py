@@ -3,14 +3,15 @@
 
 An object has ``time`` (ISO 8601 UTC), ``time_ns``, ``event``, ``message``, ``priority`` (as in
 syslog(3)), and where they apply ``path``, ``drift`` (a list), ``state``, ``generation``,
-``latency_us``, ``quarantine_id``, ``rule``, ``window_id`` and ``who`` (an object: pid, exe, uid,
-loginuid, unit).
+``latency_us``, ``quarantine_id``, ``rule``, ``window_id`` and ``who`` (an object: pid, exe, comm, uid,
+loginuid, unit; ``candidates``, a list of such, where it was one of several).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import pwd
 import re
 import sys
@@ -18,6 +19,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from hardend.attribution import sentence
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit
 from hardend.journal import Event
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGO = re.compile(r"(\d{1,9})([smhdw])")
 _ERR = 3
+# Their messages say what path and drift do not.
+_TOLD = frozenset({Event.MTA_RESTARTED, Event.RULES_BROKEN})
 _KIND_WIDTH = max(len(kind) for kind in Event)
 
 
@@ -43,7 +47,7 @@ def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     json_option(parser, "one object a line")
     parser.add_argument("--follow", "-f", action="store_true", help="wait for more, until Ctrl-C")
-    parser.add_argument("--path", default="", help="only of this path and what is below it")
+    parser.add_argument("--path", type=_path, default="", help="only of this path and what is below it")
     parser.add_argument(
         "--kind",
         action="append",
@@ -75,14 +79,18 @@ def _run(args: argparse.Namespace) -> int:
 
     query = Query(path=args.path, kinds=frozenset(args.kind), since=args.since, who=args.who or "")
     show = _as_json if args.json else _as_text
+    found = False
     try:
         for record in records(args.host, query, follow=args.follow):
+            found = True
             sys.stdout.write(show(record) + "\n")
             if args.follow:
                 sys.stdout.flush()
     except KeyboardInterrupt:
         if not args.follow:
             raise
+    if not (found or args.follow or args.json):
+        print("hardend: no event is in the journal that fits", file=sys.stderr)
     return Exit.OK
 
 
@@ -106,7 +114,7 @@ def _as_text(record: Record) -> str:
     words.append(f"kept {_shown(str(kept))}" if kept else "")
     if not record.path:
         words.append(_shown(record.message))
-    elif record.priority <= _ERR:
+    elif record.priority <= _ERR or record.event in _TOLD:
         words.append(f"- {_shown(record.message)}")
     return " ".join(word for word in words if word)
 
@@ -125,11 +133,21 @@ def _who(record: Record) -> str:
         )
         if name in fields
     ]
-    return f"by {', '.join(parts)}" if parts else ""
+    told = f"by {', '.join(parts)}" if parts else ""
+    # Not at the top: no other verb needs systemd's reader.
+    from hardend.events import candidates_of  # noqa: PLC0415
+
+    candidates = [_shown(sentence(one)) for one in candidates_of(record)]
+    return f"perhaps by {', or by '.join(candidates)}" if candidates else told
 
 
 def _shown(text: str) -> str:
     return text if text.isprintable() else printable(text)
+
+
+def _path(text: str) -> str:
+    """Return a path as events name it (argparse type); the default stays empty."""
+    return os.path.abspath(text) if text else ""
 
 
 def _writer(text: str) -> str:

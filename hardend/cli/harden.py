@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from hardend import affected, commit, config, harden, layout, maps, plan, survey
+from hardend import affected, commit, config, harden, layout, maps, plan, ratchet, survey
 from hardend.cli.audit import chosen
+from hardend.cli.messages import say
 from hardend.cli.options import common_options, json_option
 from hardend.config import Settings
 from hardend.errors import Exit, RefusedError
@@ -76,7 +77,7 @@ class _Case:
         return affected.uses(self.host, self.documents, self.rules)
 
     def failing(self, rules: Iterable[Rule]) -> list[Judgement]:
-        waived = {waiver.rule for waiver in self.settings.waivers}
+        waived = ratchet.waived_today(self.settings)
         judged = (judge(self.documents, rule) for rule in rules if rule.id not in waived)
         return [item for item in judged if item.verdict is Verdict.FAIL]
 
@@ -85,9 +86,9 @@ def _harden(args: argparse.Namespace) -> int:
     host: Host = args.host
     if not args.plan:
         commit.require_root()
-        harden.resume(host, config.load(host), say=_say)
+        harden.resume(host, config.load(host), say=say)
     elif os.geteuid() == 0 and (said := harden.interrupted(host)):
-        _say(said)
+        say(said)
     rules = chosen(args.rules)
     included = _included(args.include)
     case = _case(host, Truth(args.truth) if args.truth else None, rules)
@@ -100,6 +101,8 @@ def _harden(args: argparse.Namespace) -> int:
         return Exit.OK
     if args.plan or not args.yes:
         _print_plan(made)
+    if args.plan and not (args.yes or args.include):
+        _print_asked(wanted)
     _print_rest(case, failing, wanted, made, is_plan=args.plan)
     if args.plan or made.is_empty:
         if made.is_empty:
@@ -109,7 +112,7 @@ def _harden(args: argparse.Namespace) -> int:
         print("nothing was changed")
         return Exit.OK
     harden.require_clean(host, case.settings)
-    result = harden.carry_out(host, case.settings, made, reason=args.reason, say=_say)
+    result = harden.carry_out(host, case.settings, made, reason=args.reason, say=say)
     return _told(result, made, as_json=args.json)
 
 
@@ -120,7 +123,7 @@ def _case(host: Host, truth: Truth | None, rules: tuple[Rule, ...]) -> _Case:
     live = survey.survey(host, found, settings)
     documents, differing = plan.with_truth(live, host, tools, truth)
     for path, difference in differing.items():
-        _say(f"{printable(path)} is not what its .mc makes:")
+        say(f"{printable(path)} is not what its .mc makes:")
         print(difference)
     return _Case(host, settings, found, tools, live, documents, rules)
 
@@ -181,7 +184,16 @@ def _print_plan(made: Plan) -> None:
         for act in acts:
             print(f"  {act}")
     for warning in made.warnings:
-        _say(f"m4: {warning}")
+        say(f"m4: {warning}")
+
+
+def _print_asked(wanted: Iterable[Rule]) -> None:
+    """Say what of the whole plan ``--yes`` alone would not do."""
+    asked = [rule for rule in wanted if rule.fix is Fix.ASK]
+    if asked:
+        print("\n--yes alone leaves out what may hit somebody (--include RULE, or --include all, takes it):")
+    for rule in asked:
+        print(f"  {rule.id}: {rule.title}")
 
 
 def _print_rest(
@@ -267,7 +279,3 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(
         text, _WIDTH, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False
     )
-
-
-def _say(text: str) -> None:
-    print(f"hardend: {text}", file=sys.stderr)

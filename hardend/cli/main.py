@@ -8,12 +8,14 @@ case, no full stop. Modules of verbs are imported when their verb is asked for.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from hardend import __version__
+from hardend.cli.messages import say
 from hardend.errors import ConfigError, Exit, HardendError
 from hardend.model import printable
 
@@ -45,6 +47,7 @@ VERBS = {
     "guard": "service",
     "rebuild": "rebuild",
     "collect": "collect",
+    "witness": "witness",
     "tell": "tell",
     "suggest": "suggest",
     "serve-status": "serve_status",
@@ -60,6 +63,10 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hardend {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     asked = next((argument for argument in arguments if not argument.startswith("-")), "")
+    if asked and asked == arguments[0] and asked not in VERBS:
+        near = difflib.get_close_matches(asked, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "hardend --help lists the verbs"
+        parser.error(f"{printable(asked)}: no such verb; {hint}")
     modules = [VERBS[asked]] if asked in VERBS else list(dict.fromkeys(VERBS.values()))
     for module in modules:
         importlib.import_module(f"hardend.cli.{module}").register(verbs)
@@ -69,18 +76,22 @@ def parser_for(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    args = parser_for(given).parse_args(given)
+    parser = parser_for(given)
+    args, unknown = parser.parse_known_args(given)
+    if unknown:
+        shown = printable(" ".join(unknown))
+        parser.error(f"{given[0]} does not take {shown}; hardend {given[0]} --help shows what it takes")
     try:
         return int(args.run(args))
     except ConfigError as error:
         for fault in error.faults:
-            _say(fault)
-        _say(f"hint: {error.hint}")
+            say(fault)
+        say(f"hint: {error.hint}")
         return int(error.exit_code)
     except HardendError as error:
-        _say(str(error))
+        say(str(error))
         if error.hint:
-            _say(f"hint: {error.hint}")
+            say(f"hint: {error.hint}")
         return int(error.exit_code)
     except BrokenPipeError:
         # The reader of our output went away; nothing is left to say, not even at exit.
@@ -89,9 +100,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:  # a full disk, a file system that failed: nothing a verb can mend
-        _say(f"{printable(str(error.filename or 'the operation'))}: {error.strerror or error}")
+        say(f"{printable(str(error.filename or 'the operation'))}: {error.strerror or error}")
         return int(Exit.REFUSED)
-
-
-def _say(text: str) -> None:
-    print(f"hardend: {text}", file=sys.stderr)

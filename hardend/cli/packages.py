@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hardend import config, package_window, packages
 from hardend.baseline.store import Store
+from hardend.cli.messages import say, say_each
 from hardend.cli.options import common_options
-from hardend.cli.window import say
 from hardend.errors import Exit, HardendError
 from hardend.model import Host, printable
 from hardend.packages import Package
@@ -60,7 +60,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except HardendError as error:
-        say(f"{error}")
+        say(str(error))
         if error.hint:
             say(f"hint: {error.hint}")
     except Exception as error:  # noqa: BLE001 - a defect of ours must not leave packages half-configured
@@ -119,8 +119,7 @@ def _report(ended: Ended) -> None:
         say(note)
     for path, why in list(ended.reverted.items())[:_SHOWN]:
         say(f"put back: {printable(path)}: {why}")
-    for path, why in ended.failed.items():
-        say(f"{printable(path)}: {why}")
+    say_each(ended.failed)
     if ended.generation:
         say(f"generation {ended.generation}: {ended.window.reason} ({len(ended.kept)} paths changed)")
 

@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from hardend import quarantine_use
+from hardend.attribution import candidates_of, sentence
 from hardend.cli import quarantine_acts
+from hardend.cli.messages import say
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit, RefusedError
 from hardend.model import FileType, printable
@@ -93,9 +95,9 @@ def _list(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2, sort_keys=True))
     elif found:
         _print_table([_row(kept, time.time()) for kept in found])
-    _tell(shelf.faults)
+    say(*shelf.faults)
     if not found and not args.json:
-        _tell(["nothing is kept that fits"])
+        say("nothing is kept that fits")
     return Exit.OK if found else Exit.DRIFT
 
 
@@ -145,9 +147,14 @@ def _size(size: int) -> str:
     return f"{amount:.0f}P"
 
 
-def _who(who: Mapping[str, object]) -> str:
+def _who(who: Mapping[str, object], *, in_full: bool = False) -> str:
     """Return what is known of the writer, in the words of hardend events."""
-    return ", ".join(f"{label}{printable(str(who[name]))}" for name, label in _WHO if name in who)
+    known = ", ".join(f"{label}{printable(str(who[name]))}" for name, label in _WHO if name in who)
+    if not (candidates := candidates_of(who)):
+        return known
+    if not in_full:
+        return f"{known or '?'} (one of {len(candidates)})"
+    return f"not known for a fact: {', or '.join(sentence(one) for one in candidates)}"
 
 
 def _document(kept: Kept) -> dict[str, object]:
@@ -186,7 +193,7 @@ def _show(args: argparse.Namespace) -> int:
         print(json.dumps({"schema": 1, **_document(kept), "record": kept.record}, indent=2, sort_keys=True))
     else:
         _print_record(kept)
-    _tell(shelf.faults)
+    say(*shelf.faults)
     return Exit.OK
 
 
@@ -204,7 +211,7 @@ def _print_content(shelf: Shelf, kept: Kept, inside: str) -> int:
         sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
     if kept.stored == "truncated" and not inside:
-        _tell([f"only the beginning of {kept.size} bytes was kept"])
+        say(f"only the beginning of {kept.size} bytes was kept")
     return Exit.OK
 
 
@@ -231,7 +238,7 @@ def _print_record(kept: Kept) -> None:
     facts["class"] = kept.cls
     facts["generation"] = str(kept.generation or "")
     facts["incident"] = "began with it" if kept.is_first else f"began with {kept.incident}"
-    facts["who"] = _who(kept.who) or "not known"
+    facts["who"] = _who(kept.who, in_full=True) or "not known"
     facts["content"] = _content_note(kept)
     facts.update(_owner(record))
     facts["note"] = _notes(record)
@@ -313,7 +320,7 @@ def _diff(args: argparse.Namespace) -> int:
     else:
         for line in _differences(kept, found):
             print(line)
-    _tell(shelf.faults)
+    say(*shelf.faults)
     return Exit.OK
 
 
@@ -324,10 +331,5 @@ def _differences(kept: Kept, found: quarantine_use.Difference) -> Iterable[str]:
     ]
     lines += [*found.notes, *found.content]
     return lines or [f"no difference from generation {found.generation}"]
-
-
-def _tell(texts: Iterable[str]) -> None:
-    for text in texts:
-        print(f"hardend: {text}", file=sys.stderr)
 
 

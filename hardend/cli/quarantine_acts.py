@@ -7,9 +7,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from hardend import commit, config, quarantine_use
+from hardend.cli.messages import say, say_each, warn
 from hardend.cli.options import json_option
 from hardend.errors import Exit, RefusedError
 from hardend.model import Host, printable
@@ -66,9 +67,9 @@ def _restore(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2, sort_keys=True))
     else:
         print(f"{printable(args.to)}: {size} bytes of {kept.id}, mode 0600")
-    _tell(shelf.faults)
+    say(*shelf.faults)
     if not whole:
-        _tell([f"only the beginning of {kept.size} bytes was kept"])
+        say(f"only the beginning of {kept.size} bytes was kept")
     return Exit.OK
 
 
@@ -81,7 +82,7 @@ def _approve(args: argparse.Namespace) -> int:
     with Shelf(host) as shelf:
         kept = shelf.find(args.id)
         done = quarantine_use.approve(shelf, kept, settings, reason=args.reason, force=args.force)
-    _tell(shelf.faults)
+    say(*shelf.faults)
     failed = dict(done.outcome.failed) if done else {}
     if args.json:
         document = {
@@ -99,8 +100,9 @@ def _approve(args: argparse.Namespace) -> int:
     else:
         print(f"generation {done.generation.number} approved: {printable(kept.path)} has this content")
     if done is not None:
-        _tell(f"warning: {text}" for text in (*done.warnings, *done.forced))
-    _tell(f"{printable(path)}: {why}" for path, why in failed.items())
+        for text in (*done.warnings, *done.forced):
+            warn(text)
+    say_each(failed)
     return Exit.DRIFT if failed else Exit.OK
 
 
@@ -115,7 +117,7 @@ def _purge(args: argparse.Namespace) -> int:
             chosen, spared = [_collected(shelf.find(text)) for text in ids], 0
         else:
             chosen, spared = _chosen(shelf, args)
-    _tell(shelf.faults)
+    say(*shelf.faults)
     if not chosen:
         return _told(args, [], 0, spared)
     if not args.yes:
@@ -170,14 +172,9 @@ def _told(args: argparse.Namespace, chosen: list[Kept], freed: int, spared: int)
     elif chosen:
         print(f"{len(chosen)} objects removed, {freed / _KIB:.0f} KiB freed")
     else:
-        _tell(["nothing is kept that fits"])
+        say("nothing is kept that fits")
     if spared and not args.json:
-        _tell([f"{spared} first objects of incidents stay: --all, or --id, removes them too"])
+        say(f"{spared} first objects of incidents stay: --all, or --id, removes them too")
     return Exit.OK if chosen else Exit.DRIFT
-
-
-def _tell(texts: Iterable[str]) -> None:
-    for text in texts:
-        print(f"hardend: {text}", file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ import sys
 
 from hardend import commit, config, rebuild
 from hardend.baseline.store import Store
+from hardend.cli.messages import say
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit
 from hardend.model import Host, printable
@@ -34,7 +35,7 @@ def _rebuild(args: argparse.Namespace) -> int:
     commit.require_root()
     if args.quiet and not Store(host).has_baseline():
         return Exit.OK
-    report = rebuild.run(host, config.load(host), say=_say)
+    report = rebuild.run(host, config.load(host), say=say)
     if args.json:
         sys.stdout.write(json.dumps(report.as_json(), indent=2, sort_keys=True) + "\n")
     elif not args.quiet:
@@ -43,11 +44,7 @@ def _rebuild(args: argparse.Namespace) -> int:
         for kind, outcome in report.mta.items():
             print(f"the MTA ({kind}): {outcome}")
     for problem in report.problems:
-        _say(problem)
+        say(problem)
     for promise in report.broken:
-        _say(f"the MTA does not do what its files say: {promise}")
+        say(f"the MTA does not do what its files say: {promise}")
     return Exit.DRIFT if report.problems or report.broken else Exit.OK
-
-
-def _say(text: str) -> None:
-    print(f"hardend: {text}", file=sys.stderr)

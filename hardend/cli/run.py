@@ -10,8 +10,9 @@ import signal
 import sys
 
 from hardend import commit, config, window, window_files, window_open
+from hardend.cli.messages import say
 from hardend.cli.options import common_options
-from hardend.cli.window import conclude, report, say, seconds
+from hardend.cli.window import conclude, report, seconds
 from hardend.errors import Exit, HardendError, RefusedError
 from hardend.model import Host, printable
 

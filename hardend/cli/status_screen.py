@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self, TextIO
 
-from hardend.model import printable
+from hardend.model import Drift, State, printable
 from hardend.state import Guard
 
 if TYPE_CHECKING:
@@ -257,6 +257,8 @@ def _path(path: str, held: Mapping[str, object]) -> Row:
         words.append(f"since {when(held['since'])}")
     text = " ".join(words) + (f": {kinds}" if kinds else "")
     text += f" ({_text(held['reason'])})" if held.get("reason") else ""
+    if drift == [Drift.UNEXPECTED.value] and state == State.DRIFTED.value:
+        text += "; hardend approve PATH --reason TEXT takes it in"
     return Row("path", text, _TONES.get(state, Tone.CARE))
 
 

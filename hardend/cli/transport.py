@@ -17,6 +17,7 @@ from hardend.baseline.manifest import Generation
 from hardend.baseline.signature import Signed
 from hardend.baseline.store import Store
 from hardend.baseline.transport import Received
+from hardend.cli.messages import say, say_each, warn
 from hardend.cli.options import common_options
 from hardend.config import Settings
 from hardend.errors import Exit, RefusedError, StoreError
@@ -85,7 +86,7 @@ def _export(args: argparse.Namespace) -> int:
     else:
         transport.write_tar(store, number, sys.stdout.buffer)
     if store.signature(number) is None:
-        _say(f"generation {number} is not signed: hardend baseline sign {number} --key FILE")
+        say(f"generation {number} is not signed: hardend baseline sign {number} --key FILE")
     return Exit.OK
 
 
@@ -122,9 +123,8 @@ def _attach(host: Host, number: int, signed: Signed) -> int:
 
 def _told(outcome: commit.Outcome) -> int:
     if outcome.withheld:
-        _say(f"warning: not enforced yet: {outcome.withheld}")
-    for path, why in outcome.failed.items():
-        _say(f"{printable(path)}: {why}")
+        warn(f"not enforced yet: {outcome.withheld}")
+    say_each(outcome.failed)
     return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
 
 
@@ -145,7 +145,7 @@ def _import(args: argparse.Namespace) -> int:
             _refuse_older(store, received)
         proposal = Arrival(host, settings, received).proposal()
     for warning in proposal.warnings:
-        _say(f"warning: {warning}")
+        warn(warning)
     if current is not None and dict(current.entries) == proposal.entries:
         # The same already, or an import that died before it could keep whose it is.
         _keep_origin(host, received.signed, proposal)
@@ -155,7 +155,7 @@ def _import(args: argparse.Namespace) -> int:
     if current is not None:
         worse = require_no_worse(host, settings, current, proposal, force=args.force)
         for text in worse:
-            _say(f"warning: forced: {text}")
+            warn(f"forced: {text}")
     return _commit(args, settings, received, proposal, worse)
 
 
@@ -242,7 +242,3 @@ def _refuse_older(store: Store, received: Received) -> None:
         raise RefusedError(f"it is generation {there}, and {number} was imported before", hint=hint)
     if there == number and digest != manifest.digest(received.signed.manifest):
         raise RefusedError(f"it is another generation {there} than the one imported before", hint=hint)
-
-
-def _say(text: str) -> None:
-    print(f"hardend: {text}", file=sys.stderr)

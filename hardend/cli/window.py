@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from hardend import boot, commit, config, terminal, window, window_diff, window_end, window_files, window_open
 from hardend.baseline.store import Store
+from hardend.cli.messages import say, say_each
 from hardend.cli.options import common_options, json_option
 from hardend.config import Settings
 from hardend.errors import Exit, HardendError, RefusedError
@@ -20,7 +21,7 @@ from hardend.model import Host, printable
 from hardend.window import Window
 from hardend.window_end import Ended
 from hardend.window_mend import Mender
-from hardend.window_review import Review, Verdict
+from hardend.window_review import Review, Verdict, intact
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -149,7 +150,7 @@ def _lock(args: argparse.Namespace) -> int:
     settings = config.load(host)
     closing: tuple[str, ...] = ()
     if named:
-        closing = window.expand(Store(host).current().entries, named)[0]
+        closing = window.expand(intact(Store(host)).entries, named)[0]
         closing = tuple(path for path in closing if path in item.paths)
     review = Review(host, settings, item, closing)
     wanted = review.changed if args.keep else []
@@ -158,12 +159,12 @@ def _lock(args: argparse.Namespace) -> int:
     elif not args.json:
         show(review, review.changed)
     verdict = review.judge(wanted)
-    for path, why in verdict.refused.items():
-        say(f"{printable(path)}: {why}")
+    say_each(verdict.refused)
     if verdict.refused:
         raise RefusedError(
             "not all of it may be kept: nothing was done, and the window stays open",
-            hint="correct it and lock again; without --keep each path is asked for, --revert puts all back",
+            hint=verdict.hint
+            or "correct it and lock again; without --keep each path is asked for, --revert puts all back",
         )
     ended = window_end.end(host, settings, review, verdict, reason=args.reason or item.reason)
     window_end.tell(host, ended, Event.WINDOW_CLOSED, "closed")
@@ -224,11 +225,11 @@ def report(ended: Ended) -> None:
     for path, why in ended.reverted.items():
         print(f"put back: {printable(path)}" + (f": {why}" if why else ""))
     for path, why in ended.failed.items():
-        say(f"{printable(path)}: {why}")
+        say(f"not put back: {printable(path)}: {why}")
     if ended.generation:
         print(f"generation {ended.generation} approved; the window is closed")
     else:
-        has_changed = ended.reverted or ended.notes
+        has_changed = ended.reverted or ended.failed or ended.notes
         print("the window is closed" if has_changed else "nothing had changed; the window is closed")
 
 
@@ -278,12 +279,8 @@ def _warn(host: Host, settings: Settings, item: Window) -> None:
 
 def _tell_owner(item: Window, ended: Ended) -> None:
     did = f"{len(ended.kept)} paths kept, {len(ended.reverted)} put back"
+    did += f", {len(ended.failed)} could not be put back" if ended.failed else ""
     terminal.tell(item.uid, f"hardend: your window ({item.reason}) ran out: {did}; hardend events tells why")
-
-
-def say(text: str) -> None:
-    """Print to standard error, as every verb does."""
-    print(f"hardend: {text}", file=sys.stderr)
 
 
 # What a run in a window wants of it (hardend run) ----------------------------------------------------

@@ -62,6 +62,17 @@ def host(request: pytest.FixtureRequest, deb: Path, newer: Path) -> Iterator[Mac
         yield machine
 
 
+def listed() -> set[str]:
+    """What etc/package-files says lies on a host beside the program."""
+    found = set()
+    for line in (REPOSITORY / "etc/package-files").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            sources, directory, _ = line.split()
+            packed = ".gz" if directory.startswith("/usr/share/man/") else ""
+            found |= {f"{directory}/{source.name}{packed}" for source in REPOSITORY.glob(sources)}
+    return found
+
+
 def pid(host: Machine) -> int:
     return int(host.run("systemctl show -P MainPID hardend").stdout)
 
@@ -77,6 +88,13 @@ def test_installing_starts_nothing_and_changes_nothing_of_sendmail(host: Machine
     assert host.run("getent passwd hardend-check").stdout.endswith(":/usr/sbin/nologin\n")
     assert "not a fully installed" not in host.run("dpkg --audit").stdout
     assert host.run("dpkg --verify hardend").stdout == ""
+
+
+def test_the_package_is_the_program_and_what_the_list_says(host: Machine) -> None:
+    files = set(host.run("dpkg -L hardend | while read -r x; do test -d $x || echo $x; done").stdout.split())
+    packaging = ("/usr/share/doc/hardend/", "/usr/share/lintian/", "/usr/share/python3/runtime.d/")
+    program = ("/usr/lib/hardend/", *packaging)
+    assert {path for path in files if not path.startswith(program)} == listed()
 
 
 def test_the_printed_commands_make_the_host_hardened_guarded_and_clean(host: Machine) -> None:
@@ -131,6 +149,7 @@ def test_a_purge_leaves_what_the_administrator_made(host: Machine) -> None:
     mine = {"> /etc/hardend", "> /etc/hardend/conf.d", "> /etc/hardend/conf.d/site.toml"}
     changed = {line for line in left if line[:1] in "<>"} - mine
     assert {line for line in changed if "/etc/mail/" not in line} == set()
+    assert not listed() & {line[2:] for line in left}
     assert host.run(LOCKED.replace("/etc", "/etc /var /usr")).stdout == ""
     assert host.run("getent passwd hardend-check", check=False).stdout == ""
     assert host.run("systemctl is-active sendmail").stdout == "active\n"

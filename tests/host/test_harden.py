@@ -39,6 +39,8 @@ def test_the_stock_host_fails_and_a_plan_changes_nothing(stock: Machine) -> None
     planned = stock.run("hardend harden --plan").stdout
     assert "+++ b/etc/mail/sendmail.mc" in planned
     assert "rm /etc/mail/smrsh/procmail" in planned
+    left_out = planned.partition("--yes alone leaves out")[2]
+    assert "smrsh-mailer" in left_out and "greeting-version" not in left_out
     assert digests(stock) == before
     assert stock.run("hardend verify", check=False).returncode == 1
     assert deliver(stock, "before-hardening")

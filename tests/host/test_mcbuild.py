@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -121,7 +122,10 @@ STATE = (
     "find /etc /usr/bin /var/tmp /tmp /usr -maxdepth 1 -printf '%p %M %U\\n' | sort;"
     " find /etc/mail -type f -exec sha256sum {} + | sort; sha256sum /etc/passwd; mailq; mount | wc -l"
 )
-DIAL = "socket(S,2,1,6);connect(S,pack(q(SnC4x8),2,25,127,0,0,1)) or die"
+DIAL = (
+    "socket(S,2,1,6) or die q(no socket);"
+    "connect(S,pack(q(SnC4x8),2,25,127,0,0,1)) or die q(no answer);print q(answered)"
+)
 HOSTILE = {
     "touch": "syscmd(`touch /etc/evil /var/tmp/evil /usr/evil /etc/mail/evil')",
     "shadow": "esyscmd(`cat /etc/shadow')",
@@ -141,7 +145,9 @@ HOSTILE = {
 
 
 def test_what_a_hostile_mc_dials_answers_who_is_not_confined(machine: Machine) -> None:
-    machine.run(["perl", "-e", DIAL])
+    assert machine.run(["perl", "-e", DIAL]).stdout == "answered"
+    machine.run("cat >/srv/dials.mc", input_text=f"{HOSTILE['network']}\n")
+    assert machine.run("m4 /srv/dials.mc").stdout == "answered\n"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -152,6 +158,7 @@ def test_a_hostile_mc_does_nothing(machine: Machine, name: str) -> None:
     (told,) = build(machine, "/etc/mail/hostile.mc /etc/mail/sendmail.cf", timeout_s=3)
     print(f"{name:10} {told['seconds']:5} s {told['mib']:4} MiB  {told.get('error', 'built')[:120]}")
     assert "error" in told and "root:" not in told["error"]
+    assert name != "network" or re.search("no (socket|answer)", told["error"])
     assert machine.run(STATE).stdout == before
     assert machine.run("pgrep -f '[s]leep 7654329|[f]ork while'", check=False).stdout == ""
     machine.run("rm /etc/mail/hostile.mc /etc/mail/m4/link.m4")

@@ -219,6 +219,27 @@ def test_a_job_that_cannot_end_a_window_has_everything_put_back(held: Machine) -
     assert "everything was put back" in events(held, "window-expired")[-1]["MESSAGE"]
 
 
+def test_what_nobody_can_judge_is_put_back_told_and_kept_aside(held: Machine) -> None:
+    before = number(held)
+    digest = held.run(f"sha256sum < {CF}").stdout.split()[0]
+    damaged = f"/var/lib/hardend/baseline/objects/{digest}"
+    held.run(f"mv {damaged} {damaged}.away")
+    try:
+        held.run("hardend unlock --for 6s --reason unreadable")
+        line = append(held, 8)
+        refused = held.run("hardend lock --keep", check=False)
+        assert refused.returncode == 4 and "the baseline's store cannot be used (" in refused.stderr
+        assert line in held.run(f"cat {ACCESS}").stdout and not is_locked(held)
+        assert wait(held, f"! grep -q '{line}' {ACCESS}", 60) == ""
+        told = events(held, "window-expired")[-1]["MESSAGE"]
+        assert f"put back: {ACCESS} (the baseline's store cannot be used (" in told
+    finally:
+        held.run(f"mv {damaged}.away {damaged}")
+    assert wait_clean(held) == ""
+    assert number(held) == before
+    assert wait(held, f"grep -rqs '{line}' /var/lib/hardend/quarantine /etc/hardend/taken") == ""
+
+
 # Without a guard ------------------------------------------------------------------------------------
 
 

@@ -247,10 +247,14 @@ def test_incidents_hold_their_promises_whatever_happens(
         lambda j: st.lists(j) | st.dictionaries(st.text(), j),
     )
 )
-def test_a_state_that_is_none_is_refused_and_nothing_else(value: Any) -> None:
+def test_a_state_is_refused_as_none_or_is_the_one_that_is_kept_next(value: Any) -> None:
     whole = Incidents("host", Settings()).document()
     for name in whole:
+        incidents, again = Incidents("host", Settings()), Incidents("host", Settings())
         try:
-            Incidents("host", Settings()).restore({**whole, name: value})
+            incidents.restore({**whole, name: value})
         except (ValueError, TypeError, KeyError, OverflowError):
             continue
+        kept = json.dumps(incidents.document())
+        again.restore(json.loads(kept))
+        assert json.dumps(again.document()) == kept

@@ -45,6 +45,16 @@ def test_a_source_that_was_edited_in_place_takes_its_map_with_it(edited: MailHos
     assert entry.sources == ((SOURCE, edited.entry(SOURCE).digest),)
 
 
+def test_content_that_is_given_takes_its_map_with_it(edited: MailHost, tmp_path: Path) -> None:
+    edited.write(SOURCE, ACCESS)
+    os.utime(edited.at(SOURCE), ns=(0, edited.entry(SOURCE).mtime_ns))
+    (tmp_path / "given").write_bytes(EDITED)
+    assert approve(edited, SOURCE, "--from", str(tmp_path / "given")) == Exit.OK
+    entry = edited.entry(MAP)
+    assert edited.answers(MAP) == entry.answers
+    assert entry.sources == ((SOURCE, edited.entry(SOURCE).digest),)
+
+
 def test_new_content_with_an_old_time_stamp_takes_its_map_with_it(edited: MailHost) -> None:
     os.utime(edited.at(SOURCE), (1, 1))
     assert approve(edited, SOURCE) == Exit.OK

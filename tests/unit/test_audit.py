@@ -102,6 +102,20 @@ def test_waivers_are_read_from_the_configuration(tmp_path: Path, capsys: pytest.
     assert "no-such: no such rule" in shown.err
 
 
+@pytest.mark.parametrize(("until", "is_planned"), [("", False), ("until = 2020-01-31\n", True)])
+def test_a_plan_leaves_out_what_is_waived_until_that_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], until: str, *, is_planned: bool
+) -> None:
+    tree(tmp_path)
+    (tmp_path / "etc/hardend").mkdir()
+    (tmp_path / "etc/hardend/hardend.toml").write_text(
+        f'[[waivers]]\nrule = "queue-viewing"\nreason = "seen"\n{until}'
+    )
+    assert main(["harden", "--root", str(tmp_path), "--plan", "--json"]) == Exit.OK
+    planned = json.loads(capsys.readouterr().out)
+    assert ("queue-viewing" in planned["hit"]) is is_planned
+
+
 def test_the_score_weighs_by_severity() -> None:
     documents = documents_of(OPEN_CF)
     judged = judge_all(documents)

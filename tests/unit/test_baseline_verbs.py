@@ -100,6 +100,15 @@ def test_a_rollback_is_a_new_generation_with_the_old_content(second: Tree, run: 
     assert run("check")[0] == Exit.OK
 
 
+@pytest.mark.parametrize("verb", [("rollback", "9", "--reason", "x"), ("show", "9"), ("diff", "1", "9")])
+@pytest.mark.usefixtures("second")
+def test_a_generation_that_never_was_is_no_damage(run: Run, verb: tuple[str, ...]) -> None:
+    code, out, err = run("baseline", *verb)
+    assert (code, out) == (Exit.REFUSED, "")
+    assert "there is no generation 9" in err
+    assert "hardend baseline log lists them" in err
+
+
 def test_verify_names_every_damaged_part(second: Tree, run: Run) -> None:
     assert run("baseline", "verify")[0] == Exit.OK
     damaged = next((Path(second.host.store_dir) / "objects").iterdir())

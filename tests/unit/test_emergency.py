@@ -30,7 +30,7 @@ def test_off_releases_every_lock_without_a_guard_and_on_puts_all_back(approved: 
     assert found is not None and 7190 < found.remaining_s <= 7200
     approved.at(CF_PATH).write_bytes(b"repaired\n")
     code, out, _ = run("on")
-    assert (code, out) == (Exit.OK, "on: 0 paths could not be put back\n")
+    assert (code, out) == (Exit.OK, "on: all is held again\n")
     assert approved.at(CF_PATH).read_bytes() == CF
     assert is_locked(approved, CF_PATH)
     assert pause.read(approved.host) is None
@@ -113,9 +113,9 @@ def test_a_running_guard_is_asked_and_what_it_says_is_shown(
         patched.setattr(state, "guard_is_alive", lambda _host: True)
         patched.setattr(control, "ask", answer)
         assert run("off", "--for", "1h", "--reason", "why")[1].startswith("off until later: 2 locks")
-        code, out, _ = run("on")
-        assert code == Exit.DRIFT
-        assert out.startswith(f"{CF_PATH}: the disk is full\n")
+        code, out, err = run("on")
+        assert (code, out) == (Exit.DRIFT, "on: 1 paths could not be put back\n")
+        assert err == f"hardend: {CF_PATH}: the disk is full\n"
         assert run("approve", "--reason", "second")[0] == Exit.OK
         replies["off"] = {"ok": False, "error": "seconds must be less"}
         code, _, err = run("off", "--for", "1h", "--reason", "why")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,24 @@ def test_the_verb_prints_json_lines_and_a_log(
         assert line.endswith(" [mode] drifted")
 
 
+@pytest.mark.root
+def test_a_log_without_a_line_says_so(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    args = run("--root", host.root, "--path", "/no/such/path")
+    assert args.run(args) == 0
+    assert tuple(capsys.readouterr()) == ("", "hardend: no event is in the journal that fits\n")
+
+
+@pytest.mark.root
+def test_the_log_says_which_rules_were_broken(
+    host: Host, journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal.event(Event.RULES_BROKEN, "what stood there broke relay-open", path="/broken", drift="content")
+    read_of(host, "/broken", 1)
+    args = run("--root", host.root, "--path", "/broken")
+    assert args.run(args) == 0
+    assert "what stood there broke relay-open" in capsys.readouterr().out
+
+
 def test_a_host_without_a_journal_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no journal"):
         list(records(Host(str(tmp_path)), Query()))
@@ -364,26 +382,3 @@ def test_the_verb_shows_only_what_this_writer_did(
         shown = capsys.readouterr().out.splitlines()
         assert len(shown) == 1
         assert f"by /usr/bin/{exe}" in shown[0]
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("30m", 1800), ("2h", 7200), ("1w", 604800)])
-def test_since_takes_an_age(text: str, seconds: int) -> None:
-    before = time.time()
-    assert before <= verb._moment(text) + seconds <= time.time()
-
-
-def test_since_takes_a_local_time() -> None:
-    moment = datetime.now(UTC).astimezone().replace(microsecond=0) - timedelta(days=1)
-    assert verb._moment(moment.strftime("%Y-%m-%d %H:%M:%S")) == moment.timestamp()
-
-
-@pytest.mark.parametrize(
-    "words", [("--since", "yesterday"), ("--since", ""), ("--kind", "drift"), ("--who", "")]
-)
-def test_what_is_no_time_and_no_kind_is_refused(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit_code:
-        run(*words)
-    assert exit_code.value.code == 2
-    assert words[0] in capsys.readouterr().err

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -343,27 +342,4 @@ def test_notify_does_not_wait_for_a_manager_that_hangs(
 
 def test_the_table_of_events_is_there_without_the_logger() -> None:
     code = "import sys, hardend.journal; sys.exit('structlog' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_an_event_costs_a_fraction_of_a_restore(journald: Journald) -> None:
-    """The aim is 50 us; the bound here is ten times that, against a loaded machine."""
-    journal = journald.journal()
-    costs = []
-    for number in range(2000):
-        begin = time.perf_counter_ns()
-        journal.event(
-            Event.PATH_RESTORED,
-            "put back",
-            path="/etc/mail/access",
-            drift="content",
-            generation=3,
-            state="restored",
-            quarantine_id="20261124T061501.123456-0001",
-            latency_us=number,
-        )
-        costs.append((time.perf_counter_ns() - begin) / 1000)
-        journald.read()
-    median = statistics.median(costs)
-    print(f"event(): median {median:.1f} us, p99 {sorted(costs)[1980]:.1f} us")
-    assert median < 500
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0

@@ -139,7 +139,16 @@ def test_a_program_that_an_upgrade_replaced_is_heeded_again(scene: Scene) -> Non
     assert scene.watch.instances[Channel.HINTS].overflows == 0
 
 
-def test_a_host_without_chattr_is_no_fault(tmp_path: Path) -> None:
-    watch = Watch()
-    watch.heed(str(tmp_path / "chattr"))
-    watch.close()
+def test_a_host_without_chattr_is_no_fault_and_one_that_gets_it_is_heard(
+    scene: Scene, tmp_path: Path
+) -> None:
+    scene.watch.close()
+    scene.program, scene.watch = tmp_path / "later", Watch()
+    scene.lookout = Lookout(scene.watch, scene.enforcer)
+    scene.watch.heed(str(scene.program))
+    scene.read()
+    assert not scene.lookout.is_on
+    shutil.copy("/bin/true", scene.program)
+    scene.watch.heed(str(scene.program))
+    scene.start()
+    assert scene.lookout.is_on

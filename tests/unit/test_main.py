@@ -42,10 +42,23 @@ def test_a_wrong_command_line_is_refused_with_the_usage(
     assert "usage: hardend" in capsys.readouterr().err
 
 
-def test_a_word_that_is_no_verb_is_answered_with_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("aprove", "did you mean approve?"), ("event", "did you mean events?"), ("xyzzy", "hardend --help")],
+)
+def test_a_word_that_is_no_verb_is_answered_with_the_nearest(
+    word: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main(["aprove", "status"])
-    assert "approve" in capsys.readouterr().err
+        main([word, "status"])
+    assert f"{word}: no such verb; {said}" in capsys.readouterr().err
+
+
+def test_what_a_verb_does_not_take_is_said_with_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "/etc/mail/access"])
+    assert caught.value.code == Exit.USAGE
+    assert "check does not take /etc/mail/access; hardend check --help" in capsys.readouterr().err
 
 
 # How errors are said --------------------------------------------------------------------------------

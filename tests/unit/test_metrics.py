@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -18,10 +19,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hardend.alert_spool import DIRECTORY, Spool
 from hardend.errors import FileError
+from hardend.journal import KINDS, Event, Journal
 from hardend.metrics import Metric, render, write
+from hardend.model import Host
 from hardend.status_view import STALE_AFTER_S
 from tests.unit import programs
+from tests.unit.test_events import journald as journald  # noqa: PLC0414 - a fixture
+from tests.unit.test_events import read, wait_for
 from tests.unit.test_status_view import DOCUMENT, Station
 from tests.unit.test_varlink import VALUES
 
@@ -74,6 +80,26 @@ def guarded(station: Station) -> Station:
     assert station.lock.acquire()
     station.publish()
     return station
+
+
+@pytest.fixture
+def told(guarded: Station, journald: tuple[Host, int]) -> Station:
+    """The host with a journal in which each kind of event is once, and an alert that waits."""
+    journal = Journal(journald[0])
+    for kind in Event:
+        journal.event(kind, "it happened", path=guarded.host.root)
+
+    def are_there() -> bool:
+        journal.flush()  # journald's socket takes ten at a time
+        return {record.event for record in read(journald[0], path=guarded.host.root)} == set(Event)
+
+    wait_for(are_there)
+    journal.close()
+    shutil.copytree(journald[0].at("/run/log/journal"), guarded.host.at("/run/log/journal"))
+    spool = Spool(guarded.host)
+    spool.open()
+    spool.put("a", 4, 1_795_500_002_500_000_000, {})
+    return guarded
 
 
 def test_a_guard_that_runs_tells_all(guarded: Station) -> None:
@@ -146,6 +172,79 @@ def test_a_guard_that_is_not_there_claims_nothing(station: Station) -> None:
     unproven(station, "starting")
     station.lock.release()
     unproven(station, "dead")
+
+
+# What is known without a guard ---------------------------------------------------------------------
+
+
+def seen(samples: Samples) -> dict[str, float]:
+    """Return the events by kind."""
+    found = (re.fullmatch(r'hardend_event_timestamp_seconds\{kind="(.*)"\}', key) for key in samples)
+    return {match[1]: samples[match[0]] for match in found if match}
+
+
+@pytest.mark.root
+def test_every_kind_of_event_has_the_moment_of_the_last(told: Station, journald: tuple[Host, int]) -> None:
+    before = time.time()
+    journal = Journal(journald[0])
+    journal.event(Event.OVERFLOW, "again", path="/again")
+    journal.close()
+    wait_for(lambda: read(journald[0], path="/again"))
+    shutil.rmtree(told.host.at("/run/log/journal"))
+    shutil.copytree(journald[0].at("/run/log/journal"), told.host.at("/run/log/journal"))
+    told.lock.release()  # no guard runs: the journal is as good a witness as before
+    moments = seen(parsed(render(told.host)))
+    assert set(moments) == set(Event)
+    last = max(read(journald[0]), key=lambda record: record.time_ns)
+    assert moments[Event.OVERFLOW] == last.time_ns / 1e9
+    assert {kind for kind, moment in moments.items() if moment >= before} == {Event.OVERFLOW}
+
+
+@pytest.mark.root
+def test_what_somebody_else_sends_is_no_event_of_ours(told: Station, journald: tuple[Host, int]) -> None:
+    host, pid = journald
+    before = seen(parsed(render(told.host)))
+    forged = f"MESSAGE_ID={KINDS[Event.OVERFLOW].message_id}\nMESSAGE=forged\nFORGED=1\n"
+    inside = ("nsenter", "--target", str(pid), "--mount", "setpriv", "--reuid", "65534", "--clear-groups")
+    subprocess.run([*inside, "logger", "--journald"], input=forged, text=True, check=True, timeout=30)
+    where = host.at("/run/log/journal")
+    shown = ["journalctl", "-q", "-D", where, "FORGED=1"]
+    wait_for(lambda: subprocess.run(shown, capture_output=True, check=True).stdout)
+    shutil.rmtree(told.host.at("/run/log/journal"))
+    shutil.copytree(where, told.host.at("/run/log/journal"))
+    assert seen(parsed(render(told.host))) == before
+
+
+def test_a_host_without_a_journal_says_nothing_of_events(guarded: Station) -> None:
+    assert seen(parsed(render(guarded.host))) == {}
+
+
+@pytest.mark.root
+def test_a_journal_that_is_garbage_spoils_nothing_else(guarded: Station, tmp_path: Path) -> None:
+    directory = tmp_path / "run/log/journal/0123456789abcdef0123456789abcdef"
+    directory.mkdir(parents=True)
+    (directory / "system.journal").write_bytes(os.urandom(1 << 16))
+    assert parsed(render(guarded.host))["hardend_up"] == 1
+
+
+def test_alerts_that_wait_are_counted_with_the_oldest_and_without_tests(guarded: Station) -> None:
+    assert "hardend_alerts" not in render(guarded.host)  # nothing was ever to be delivered
+    spool = Spool(guarded.host)
+    spool.open()
+    samples = parsed(render(guarded.host))
+    assert samples["hardend_alerts_undelivered"] == 0
+    assert "hardend_alerts_oldest_timestamp_seconds" not in samples
+    name = spool.put("a", 4, 1_795_500_002_500_000_000, {})
+    spool.put("b", 2, 1_795_500_003_000_000_000, {})
+    spool.put_test("test", 1_000_000_000, {})
+    (Path(guarded.host.at(DIRECTORY)) / "state.json").write_text("{}")
+    guarded.lock.release()
+    samples = parsed(render(guarded.host))
+    assert samples["hardend_up"] == 0
+    assert samples["hardend_alerts_undelivered"] == 2
+    assert samples["hardend_alerts_oldest_timestamp_seconds"] == 1795500002.5
+    spool.remove(name)
+    assert parsed(render(guarded.host))["hardend_alerts_oldest_timestamp_seconds"] == 1795500003
 
 
 def test_the_time_of_writing_is_told(guarded: Station) -> None:
@@ -258,13 +357,16 @@ def test_the_command_prints_or_writes(guarded: Station, tmp_path: Path) -> None:
 # The alerts ---------------------------------------------------------------------------------------
 
 
-def test_every_alert_rests_on_metrics_that_are_written_and_is_tested(guarded: Station) -> None:
+@pytest.mark.root
+def test_every_alert_rests_on_metrics_that_are_written_and_is_tested(told: Station) -> None:
     rules, tests = RULES.read_text(), "".join(path.read_text() for path in RULE_TESTS)
-    written = {key.partition("{")[0] for key in parsed(render(guarded.host))}
+    written = {key.partition("{")[0] for key in parsed(render(told.host))}
     used = set()
     for expression in re.findall(r"expr: (.*)", rules):
         used |= set(re.findall(r"hardend_[a-z_]+", expression))
     assert used and used <= written
+    kinds = re.findall(r'hardend_event_timestamp_seconds\{kind="([^"]*)"\}', rules)
+    assert set(kinds) <= set(Event) and len(kinds) == rules.count("hardend_event_timestamp_seconds")
     alerts = re.findall(r"- alert: (\w+)", rules)
     assert len(alerts) == len(set(alerts)) == rules.count("severity:") == rules.count("description:")
     for alert in alerts:
@@ -282,8 +384,9 @@ def test_promtool_accepts_the_alerts_and_they_fire_when_they_should(words: tuple
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_finds_nothing_wrong_with_the_metrics(guarded: Station, tmp_path: Path) -> None:
-    write(str(tmp_path / "hardend.prom"), render(guarded.host))
+@pytest.mark.root
+def test_promtool_finds_nothing_wrong_with_the_metrics(told: Station, tmp_path: Path) -> None:
+    write(str(tmp_path / "hardend.prom"), render(told.host))
     with open(tmp_path / "hardend.prom", "rb") as file:
         done = subprocess.run(
             [programs.promtool(), "check", "metrics"], stdin=file, capture_output=True, text=True, check=False

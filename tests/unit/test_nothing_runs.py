@@ -133,6 +133,33 @@ def test_content_that_is_offered_runs_nothing(
     assert not trap.has_sprung
 
 
+@pytest.mark.parametrize(
+    "offered",
+    [
+        ("edit", CF, "--truth", "cf"),
+        ("edit", MC, "--truth", "mc"),
+        ("edit", "/etc/mail/submit.cf", "--truth", "cf"),
+        ("edit", "/etc/mail/aliases"),
+    ],
+    ids=" ".join,
+)
+def test_an_edit_runs_nothing(
+    trap: Trap, offered: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--root", str(trap.root)]
+    assert main(["approve", *root, "--reason", "first"]) == Exit.OK
+    script = trap.root / "editor"
+    script.write_text('#!/bin/sh\nprintf "# more\\n" >> "$1"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(script))
+    verb, path, *rest = offered
+    status = main([verb, *root, "--yes", "--reason", "more", *rest, path])
+    shown = capsys.readouterr()
+    print(status, shown.out, shown.err)
+    assert "+# more" in shown.out, "it did not come to what is checked"
+    assert not trap.has_sprung
+
+
 @pytest.mark.usefixtures("qualified_name")
 def test_the_trap_is_one(trap: Trap) -> None:
     """Sendmail's own check runs what the .cf names, and m4 what the .mc does: without hardend."""

@@ -41,7 +41,7 @@ GARBAGE = {
 }
 
 
-def remembers_nothing(station: Station) -> None:
+def assert_nothing_is_remembered(station: Station) -> None:
     """Start with what is there as memory: one warning, and all is well afterwards."""
     station.started()
     [line] = station.told()
@@ -56,7 +56,8 @@ def remembers_nothing(station: Station) -> None:
 def test_garbage_is_nothing_remembered_and_one_warning(station: Station, data: bytes) -> None:
     station.memory.parent.mkdir(parents=True)
     station.memory.write_bytes(data)
-    remembers_nothing(station)
+    assert_nothing_is_remembered(station)
+    assert list(json.loads(station.memory.read_bytes())["files"])
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
@@ -64,7 +65,8 @@ def test_a_memory_that_is_no_file_is_replaced(station: Station, make: Callable[[
     station.memory.parent.mkdir(parents=True)
     make(station.memory)
     os.mkfifo(station.memory.with_suffix(".json.new"))
-    remembers_nothing(station)
+    assert_nothing_is_remembered(station)
+    assert station.memory.is_file() and not station.memory.is_symlink()
 
 
 @given(st.binary(max_size=200) | st.recursive(

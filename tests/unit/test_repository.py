@@ -24,26 +24,26 @@ MAX_LINES = 400
 # Imports go to a strictly lower rank; inside the packages also to the same.
 RANKS = (
     {"errors", "model"},
-    {"formats", "kernel", "command", "settings", "textdiff"}
+    {"formats", "kernel", "command", "config_values", "settings", "textdiff"}
     | {"alert_spool", "edit_draft", "editor", "status_interface", "terminal", "varlink"},
     {"layout", "config", "boot", "probe", "quarantine", "removal", "jobs", "sandbox"}
     | {"journal", "state", "control", "smtp_dialogue", "varlink_client"}
-    | {"alert_delivery", "blocks", "packages", "suggest_sources"},
+    | {"alert_delivery", "blocks", "packages", "suggest_sources", "witness_marks", "witness_process"},
     {"classes", "baseline", "observe", "maps", "events", "own_files", "pause", "rules"}
     | {"status_view", "window"}
-    | {"writers"},
+    | {"writers", "witness_log", "witness_trail"},
     {"reconcile", "aside", "mta", "gate", "outcome", "ratchet", "survey"}
-    | {"affected", "m4_files"}
+    | {"affected", "attribution", "m4_files"}
     | {"metrics", "quarantine_reader", "status_answers", "window_diff", "window_files"}
     | {"alert_incidents", "suggest"},
     {"capture", "findings", "mcbuild", "table", "mta_memory"}
     | {"ordinary_user", "relay_probe", "smtp_outcome", "status_service"}
-    | {"alert", "breach", "interruption", "suggest_text"},
+    | {"alert", "breach", "interruption", "suggest_text", "witness"},
     {"inspection", "plan", "propose", "spares", "verify", "watch", "mountwatch", "parties", "pending"}
     | {"origin", "promises"},
     {"restore", "standing", "strangers", "succession", "examine"}
-    | {"arrival", "window_mend", "window_review", "worsening"},
-    {"directory", "released"},
+    | {"arrival", "planned", "window_review", "worsening"},
+    {"directory", "released", "window_mend"},
     {"enforcer"},
     {"commit", "lookout"},
     {"offer", "window_open"},

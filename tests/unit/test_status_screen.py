@@ -158,6 +158,15 @@ def test_what_is_contested_and_watched_is_said(host: Host, capsys: pytest.Captur
     assert "contested  /etc/mail/0, /etc/mail/1, /etc/mail/2 and 27 more" in text
 
 
+def test_a_new_file_is_shown_with_the_way_to_take_it_in(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = {"state": "drifted", "since": 1795500000.0, "drift": ["unexpected"], "reason": "no entry"}
+    published(host, paths={"/etc/mail/new": new})
+    main(["status", "--root", host.root])
+    assert "(no entry); hardend approve PATH --reason TEXT takes it in" in capsys.readouterr().out
+
+
 def test_watch_shows_it_again_until_ctrl_c(host: Host) -> None:
     shown = Shown(host, "--watch", "0.2")
     assert shown.read_until("contested (enforce)", 2).startswith("\x1b[H")

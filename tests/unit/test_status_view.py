@@ -198,7 +198,7 @@ def test_a_host_without_a_baseline_has_generation_0(guarded: Station) -> None:
 METHODS = ("GetStatus", "GetDrift", "GetBaseline")
 
 
-def unproven(station: Station, error: str, guard: str, since: float | None, last: str) -> None:
+def assert_unproven(station: Station, error: str, guard: str, since: float | None, last: str) -> None:
     """Assert that every method says so, and that the last word can still be had."""
     for method in METHODS:
         assert station.call(method) == (
@@ -216,14 +216,14 @@ def published(station: Station) -> float:
 
 
 def test_a_guard_that_never_started_has_proven_nothing(station: Station) -> None:
-    unproven(station, "NotRunning", "never_started", None, "unknown")
+    assert_unproven(station, "NotRunning", "never_started", None, "unknown")
 
 
 def test_a_dead_guard_s_word_is_not_the_state_of_the_host(guarded: Station) -> None:
     guarded.publish(state="clean")
     assert guarded.call("GetStatus")[0] == ""
     guarded.lock.release()
-    unproven(guarded, "NotRunning", "dead", published(guarded), "clean")
+    assert_unproven(guarded, "NotRunning", "dead", published(guarded), "clean")
     assert guarded.call("GetStatus", unproven=True)[1]["generation"] == 3
 
 
@@ -231,7 +231,7 @@ def test_a_guard_that_is_silent_for_seconds_is_stale(guarded: Station) -> None:
     guarded.publish(heartbeat=Station.ago(STALE_AFTER_S - 2))
     assert guarded.call("GetStatus")[0] == ""
     guarded.publish(heartbeat=Station.ago(STALE_AFTER_S + 0.1))
-    unproven(guarded, "Stale", "hung", published(guarded), "contested")
+    assert_unproven(guarded, "Stale", "hung", published(guarded), "contested")
     guarded.publish()
     assert guarded.call("GetStatus")[0] == ""
 
@@ -248,7 +248,7 @@ def test_a_word_gets_old_without_anything_being_published(
 
 def test_a_guard_that_has_not_published_yet_is_not_judged_by_the_one_before(guarded: Station) -> None:
     guarded.publish(pid=1, state="clean")
-    unproven(guarded, "Stale", "starting", published(guarded), "starting")
+    assert_unproven(guarded, "Stale", "starting", published(guarded), "starting")
     assert guarded.call("GetStatus", unproven=True)[1]["paths"] is None
     guarded.publish(state="clean")
     assert guarded.call("GetStatus")[1]["state"] == "clean"

@@ -255,7 +255,10 @@ def test_any_file_is_read(content: bytes, tmp_path_factory: pytest.TempPathFacto
     put(root, "/etc/crontab", content)
     put(root, "/etc/fail2ban/action.d/x.conf", content)
     put(root, "/etc/fail2ban/jail.local", content)
-    list(writers(Tree(Host(str(root))), {"/etc/mail/access"}))
+    found = list(writers(Tree(Host(str(root))), {"/etc/mail/access"}))
+    assert {item.path for item in found} <= {"/etc/mail/access", ""}
+    places = {item.where.rpartition(":")[0] for item in found}
+    assert places <= {"/etc/crontab", "/etc/fail2ban/action.d/x.conf"}
 
 
 def test_settings_without_a_file_are_enough(tree: Path) -> None:

@@ -324,7 +324,12 @@ def test_a_child_of_the_runner_does_not_keep_its_window(host: Host) -> None:
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
     try:
         os.close(descriptor)
-        assert window_files.is_orphan(host, replace(make(host, "/a"), id=ID, command="sleep 60"))
+        made = replace(make(host, "/a"), id=ID, command="sleep 60")
+        end = time.monotonic() + 10  # the kernel closes a moment after posix_spawn(3) has returned
+        while not window_files.is_orphan(host, made) and time.monotonic() < end:
+            time.sleep(0.001)
+        assert window_files.is_orphan(host, made)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
     finally:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
