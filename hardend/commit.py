@@ -24,7 +24,7 @@ from hardend.inspection import require_same_layout
 from hardend.journal import Event, Journal
 from hardend.model import Drift, Entry, Host, Mode, Role, State
 from hardend.propose import Proposal
-from hardend.table import Held
+from hardend.table import ANYTHING, Held
 
 
 @dataclass(slots=True)
@@ -119,10 +119,13 @@ def one_pass(host: Host, settings: Settings, outcome: Outcome, *, fresh: bool = 
             held = enforcer.table.by_path.get(path)
             if held is not None and held.entry == entry:
                 held.fresh = False  # approved before: what differs from it is a drift, and is told
-            elif held is not None and held.entry.role is Role.MAP:
-                held.fresh = True  # its source is new: the map that was built of it goes in with it
+            elif held is not None:
+                held.replaces = entry.digest
+                # Its source is new: the map that was built of it goes in with it.
+                held.fresh = held.fresh or held.entry.role is Role.MAP
         for held in enforcer.table if fresh and not before else ():  # of a first generation as well
             held.fresh = held.fresh or held.entry.role is Role.MAP
+            held.replaces = ANYTHING
         enforcer.full_pass(thorough=True)
         for held in enforcer.table:
             if held.state is State.FAILED:

@@ -16,7 +16,7 @@ from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.config import Settings
 from hardend.errors import StoreError
-from hardend.examine import Examiner, of_lstat
+from hardend.examine import Examiner, of_lstat, put_in
 from hardend.model import Drift, FileType, Host, Mode, Role, State
 from hardend.parties import Reporter, Watcher
 from hardend.pending import Counters, Pending
@@ -95,6 +95,7 @@ class Enforcer:
             before = old.pop(path, None)
             held = succession.carry_over(fresh, generation.entries[path], before)
             is_new = before is None and held.entry.role is not Role.MAP  # a map is asked what it answers
+            held.replaces = before.entry.digest if before is not None else ""
             held.fresh = strict and (is_new or (before is not None and before.entry != held.entry))
             self.want_spare(held)
         for held in fresh:  # complete now: how a directory is watched depends on what it holds
@@ -177,7 +178,7 @@ class Enforcer:
         drift = self.examiner.drift(held, found)
         if held.unverified:
             self.pending.ask(held)
-        act = decide(held.entry, drift, self.mode)
+        act = put_in(held, drift, decide(held.entry, drift, self.mode))
         if act is Act.NOTHING:
             self._clean(held, found)
         elif act is Act.REPORT or (act is Act.REBUILD and self.pending.judge(held)):

@@ -13,8 +13,8 @@ from hardend.config import Settings
 from hardend.kernel import flags as inode_flags
 from hardend.model import Class, Drift, Entry, FileType, Mode, Role
 from hardend.observe import Actual, flags_of, from_descriptor, from_stat, hash_descriptor, xattrs_of
-from hardend.reconcile import compare
-from hardend.table import Held, open_live
+from hardend.reconcile import Act, compare
+from hardend.table import ANYTHING, Held, open_live
 
 _SMALL = 1 << 20  # a map up to this size is hashed at once; a larger one is for the rebuild unit
 
@@ -141,6 +141,20 @@ class Examiner:
         else:
             held.unverified = True
         return frozenset()
+
+
+def put_in(held: Held, drift: frozenset[Drift], act: Act) -> Act:
+    """Return the act for a drift of a path that was approved just now; of any other ``act`` itself.
+
+    A checked file has what its writers wrote, which is judged and not replaced; but what stands there may
+    still be what the approval replaces. Raises OSError.
+    """
+    if not held.fresh or held.entry.cls is not Class.CHECKED or act not in {Act.REBUILD, Act.AMEND}:
+        return act
+    if not held.entry.holds_content or not drift & {Drift.CONTENT, Drift.STALE}:
+        return act
+    is_old = held.replaces == ANYTHING or hash_descriptor(held.descriptor) == held.replaces
+    return Act.EXCHANGE if is_old else act
 
 
 def of_lstat(entry: Entry, found: os.stat_result | None, descriptor: int) -> frozenset[Drift]:

@@ -11,6 +11,7 @@ from hardend.errors import HardendError, ProtocolError, StoreError
 from hardend.guard_windows import troubles
 from hardend.journal import Event
 from hardend.succession import release_locks
+from hardend.table import ANYTHING
 
 if TYPE_CHECKING:
     from hardend.control import Reply, Request
@@ -51,6 +52,7 @@ class Verbs:
         before, guard.reporter.faults = guard.reporter.faults, []
         try:
             generation = guard.generation_in_force()
+            is_first = guard.enforcer.generation is None
             guard.enforcer.load(generation, strict=True)
         except StoreError as error:
             guard.reporter.faults = before
@@ -59,6 +61,8 @@ class Verbs:
         withheld = {"withheld": "; ".join(guard.reporter.faults)} if guard.reporter.faults else {}
         guard.vigil.accept(generation)
         enforcer = guard.enforcer
+        for held in enforcer.table if is_first else ():
+            held.replaces = ANYTHING
         while enforcer.pending.stage:
             enforcer.stage_next()
         guard.full_pass(thorough=True)

@@ -23,6 +23,7 @@ _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 # Before Linux 6.13 a change within the tick of the one before leaves ctime as it was; two ticks of
 # the slowest clock (HZ=100) tell them apart. Until then the sweep looks again.
 SETTLE_NS = 20_000_000
+ANYTHING = "*"
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +68,7 @@ class Held:
     wants_spare: bool = False
     other_mount: bool = False
     fresh: bool = False  # approved a moment ago: bringing it there is no drift
+    replaces: str = ""  # the digest of the content before the approval, ANYTHING for a first one
     covered: float = 0.0  # since when a mount lies over it (steady clock), or 0
     relocked: bool = False  # the lock was off and is on again; not told yet
     unverified: bool = False

@@ -162,8 +162,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("approve", "/etc/mail/authinfo", "--from", "/etc/passwd", "--reason", "x"),
         "its content is not held",
     ),
-    "a rollback to nothing": (("baseline", "rollback", "7", "--reason", "x"), "missing"),
-    "a generation that is not there": (("baseline", "show", "7"), "missing"),
+    "a rollback to nothing": (("baseline", "rollback", "7", "--reason", "x"), "there is no generation 7"),
+    "a generation that is not there": (("baseline", "show", "7"), "there is no generation 7"),
     "a time that is too long": (("off", "--for", "99d", "--reason", "x"), "at most 24h"),
 }
 
