@@ -12,7 +12,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes is the machine's affair: no test asserts a time.
+hypothesis.settings.register_profile("hardend", deadline=None)
+hypothesis.settings.load_profile("hardend")
 
 _HOST_PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv", "apt-get", "git")
 
