@@ -16,7 +16,7 @@ from hardend.baseline import trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.capture import built_map
-from hardend.cli.messages import say_each, warn
+from hardend.cli.messages import say_outcome, warn
 from hardend.cli.options import common_options
 from hardend.errors import Exit, HardendError, RefusedError, StoreError
 from hardend.inspection import inspect, require_same_layout
@@ -133,10 +133,7 @@ def _approve(args: argparse.Namespace) -> int:
             f"{len(locked)} locked"
         )
         _print_next_step(host, settings, outcome)
-    if outcome.withheld:
-        warn(f"not enforced yet: {outcome.withheld}")
-    say_each(outcome.failed)
-    return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
+    return say_outcome(outcome)
 
 
 def _proposed(

@@ -12,7 +12,7 @@ from hardend.baseline import retention, trust
 from hardend.baseline.manifest import Generation
 from hardend.baseline.store import Store
 from hardend.cli import transport
-from hardend.cli.messages import say, say_each, warn
+from hardend.cli.messages import say, say_outcome, warn
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit, RefusedError, StoreError
 from hardend.model import Class, Entry, Host, Role, printable
@@ -246,10 +246,7 @@ def _rollback(args: argparse.Namespace) -> int:
     for warning in [*proposal.warnings, *(f"forced: {text}" for text in worse)]:
         warn(warning)
     print(f"generation {generation.number} has the content of {args.number}")
-    if outcome.withheld:
-        warn(f"not enforced yet: {outcome.withheld}")
-    say_each(outcome.failed)
-    return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
+    return say_outcome(outcome)
 
 
 def _prune(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from hardend.attribution import Attribution
 from hardend.breach import Judge
+from hardend.cli.messages import say
 from hardend.cli.options import common_options, json_option
 from hardend.collect import Summary, collect
 from hardend.commit import require_root
@@ -64,9 +65,9 @@ def _run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         sys.stdout.write(_line(summary, settings.quarantine_max_mib) + "\n")
     for identifier, reason in summary.failed:
-        sys.stderr.write(f"hardend: {identifier}: not collected: {reason}\n")
+        say(f"{identifier}: not collected: {reason}")
     for fault in judge.faults:
-        sys.stderr.write(f"hardend: {fault}\n")
+        say(str(fault))
     return Exit.DRIFT if summary.failed else Exit.OK
 
 

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hardend.attribution import sentence
+from hardend.cli.messages import say
 from hardend.cli.options import common_options, json_option
 from hardend.errors import Exit
 from hardend.journal import Event
@@ -90,7 +91,7 @@ def _run(args: argparse.Namespace) -> int:
         if not args.follow:
             raise
     if not (found or args.follow or args.json):
-        print("hardend: no event is in the journal that fits", file=sys.stderr)
+        say("no event is in the journal that fits")
     return Exit.OK
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from hardend.errors import Exit
 from hardend.model import printable
+
+if TYPE_CHECKING:
+    from hardend.commit import Outcome
 
 
 def say(*texts: str) -> None:
@@ -24,3 +29,11 @@ def say_each(failed: Mapping[str, str]) -> None:
     """Print a line for each path that something could not be done to, with the reason."""
     for path, why in failed.items():
         say(f"{printable(path)}: {why}")
+
+
+def say_outcome(outcome: Outcome) -> int:
+    """Tell what of a generation is not in force; returns the verb's exit code."""
+    if outcome.withheld:
+        warn(f"not enforced yet: {outcome.withheld}")
+    say_each(outcome.failed)
+    return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK

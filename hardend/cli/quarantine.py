@@ -331,5 +331,3 @@ def _differences(kept: Kept, found: quarantine_use.Difference) -> Iterable[str]:
     ]
     lines += [*found.notes, *found.content]
     return lines or [f"no difference from generation {found.generation}"]
-
-

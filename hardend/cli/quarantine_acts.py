@@ -176,5 +176,3 @@ def _told(args: argparse.Namespace, chosen: list[Kept], freed: int, spared: int)
     if spared and not args.json:
         say(f"{spared} first objects of incidents stay: --all, or --id, removes them too")
     return Exit.OK if chosen else Exit.DRIFT
-
-

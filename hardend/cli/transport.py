@@ -17,7 +17,7 @@ from hardend.baseline.manifest import Generation
 from hardend.baseline.signature import Signed
 from hardend.baseline.store import Store
 from hardend.baseline.transport import Received
-from hardend.cli.messages import say, say_each, warn
+from hardend.cli.messages import say, say_outcome, warn
 from hardend.cli.options import common_options
 from hardend.config import Settings
 from hardend.errors import Exit, RefusedError, StoreError
@@ -118,14 +118,7 @@ def _attach(host: Host, number: int, signed: Signed) -> int:
             raise StoreError(f"generation {number} is not what was signed")
         store.attach_signature(number, signed.signature)
     print(f"generation {number} is signed by {printable(by)}")
-    return _told(commit.apply(host, settings)) if settings.require_signature else Exit.OK
-
-
-def _told(outcome: commit.Outcome) -> int:
-    if outcome.withheld:
-        warn(f"not enforced yet: {outcome.withheld}")
-    say_each(outcome.failed)
-    return Exit.DRIFT if outcome.failed or outcome.withheld else Exit.OK
+    return say_outcome(commit.apply(host, settings)) if settings.require_signature else Exit.OK
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -150,7 +143,7 @@ def _import(args: argparse.Namespace) -> int:
         # The same already, or an import that died before it could keep whose it is.
         _keep_origin(host, received.signed, proposal)
         print(f"generation {current.number} is this one, signed by {printable(received.signer.principal)}")
-        return _told(commit.apply(host, settings))
+        return say_outcome(commit.apply(host, settings))
     worse: list[str] = []
     if current is not None:
         worse = require_no_worse(host, settings, current, proposal, force=args.force)
@@ -186,7 +179,7 @@ def _commit(
         f"generation {generation.number} is generation {there.number} by {printable(there.author)}, signed by"
         f" {signer} ({received.signer.key}): {len(generation.entries)} paths"
     )
-    return _told(outcome)
+    return say_outcome(outcome)
 
 
 def _keep_origin(host: Host, signed: Signed, proposal: Proposal) -> None:
