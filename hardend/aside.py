@@ -28,7 +28,8 @@ NO_FLAGS = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 class Taken:
     """An object that was set aside: its id, and the record to write once the path is safe.
 
-    ``at`` is where the object stays when its mount is not that of the taken directory.
+    ``at`` is where the object stays when its mount is not that of the taken directory. ``mended`` is true
+    where there is no object: attributes were put right in place, and the record alone tells what they were.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Taken:
     time_ns: int
     found: os.stat_result
     at: str = ""
+    mended: bool = False
 
     def record(self, incident: str) -> dict[str, object]:
         """Return the record; ``incident`` is the id of the first object of the incident."""
@@ -63,6 +65,8 @@ class Taken:
         }
         if self.at:
             record["at"] = self.at
+        if self.mended:
+            record["mended"] = True
         return record
 
 
@@ -105,9 +109,7 @@ class Aside:
         own path where that is not the entry's. Raises OSError.
         """
         found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        self._serial += 1
-        moment = datetime.fromtimestamp(now_ns / 1e9, UTC)
-        identifier = f"{moment:%Y%m%dT%H%M%S.%f}-{self._serial:04d}"
+        identifier = self._next_id(now_ns)
         at = ""
         try:
             move_in(directory, name, self._directory, identifier.encode())
@@ -126,6 +128,19 @@ class Aside:
             found,
             at,
         )
+
+    def note(self, entry: Entry, drift: frozenset[Drift], now_ns: int, found: os.stat_result) -> Taken:
+        """Return the record of attributes that were put right in place; nothing else tells what they were."""
+        words = tuple(sorted(drift))
+        number = self.generation
+        return Taken(
+            self._next_id(now_ns), entry.path, entry.cls.value, words, number, now_ns, found, mended=True
+        )
+
+    def _next_id(self, now_ns: int) -> str:
+        self._serial += 1
+        moment = datetime.fromtimestamp(now_ns / 1e9, UTC)
+        return f"{moment:%Y%m%dT%H%M%S.%f}-{self._serial:04d}"
 
     def write_record(self, taken: Taken, incident: str) -> None:
         """Write the record beside the object; on a full disk the collector makes one of its own."""

@@ -39,7 +39,9 @@ class Attribution:
         records = {}
         for identifier in sorted(identifiers):
             record = quarantine.read_record(identifier)
-            if record is not None and record.get("drift") and not record.get("who"):
+            if record is None or record.get("mended"):  # no object: the witness tells of these itself
+                continue
+            if record.get("drift") and not record.get("who"):
                 records[identifier] = record
         told = self._told(records)
         for identifier, record in records.items():

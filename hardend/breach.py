@@ -195,7 +195,7 @@ def _attributes(kept: Kept, approved: Attributes | None) -> Attributes:
         return value if isinstance(value, int) else default
 
     xattrs = record.get("xattrs")
-    pairs = xattrs if isinstance(xattrs, list) else []
+    pairs = xattrs if isinstance(xattrs, list) else [[_ACL]] if Drift.ACL in kept.drift else []
     return Attributes(
         kind=kinds.get(kept.kind, known.kind),
         uid=number("uid", known.uid),

@@ -221,10 +221,10 @@ class _Collector:
     def _record(self, record: Record, directory: int, name: str, found: os.stat_result | None) -> None:
         """Write the record of an object, its content stored before."""
         full = {**record, "digest": "", "stored": "attributes"}
-        if found is None:
-            full["gone"] = True
-        else:
+        if found is not None:
             full.update(self._describe(record, directory, name, found))
+        elif not record.get("mended"):
+            full["gone"] = True
         self.quarantine.write_record(full)
         self.summary.recovered += bool(full.get("recovered"))
         self.summary.truncated += full["stored"] == "truncated"

@@ -28,8 +28,6 @@ from hardend.strangers import Strangers
 from hardend.succession import Succession
 from hardend.table import Held, Table
 
-# A fight fills the disk with copies of the same thing; the first of them tell the story.
-_KEPT_IN_A_FIGHT = 64
 _RETRY_S = 1.0
 _UNMOUNT_S = 10.0  # what the helper may take until the path counts as failed
 _EXCHANGES = frozenset({Act.EXCHANGE, Act.REBUILD})  # the latter where it was judged that content goes
@@ -322,14 +320,15 @@ class Enforcer:
         """Put a path right in place; where that does not do, by an exchange."""
         now_ns = time.time_ns()
         if held.is_directory:
-            return drift, self._put_back_directory(held, drift, now_ns)
+            return drift, self._put_back_directory(held, found, drift, now_ns)
         if act is Act.RELOCK:
             return self._exchange(held, found, drift) if lock_and_compare(held) else (drift, None)
         if held.entry.holds_content and os.fstat(held.descriptor).st_nlink > 1:
             return self._exchange(held, found, drift)  # of a checked file; attributes of what else it is
         amend(held.descriptor, held.entry)
         held.identify(os.fstat(held.descriptor), now_ns)
-        return drift - _SUBSTANCE, None  # new content of a checked file is looked at next
+        # New content of a checked file is looked at next.
+        return drift - _SUBSTANCE, self._restorer.note(held, found, drift - _SUBSTANCE, now_ns)
 
     def _exchange(
         self, held: Held, found: os.stat_result | None, drift: frozenset[Drift] | None
@@ -345,14 +344,14 @@ class Enforcer:
             held.next_exchange = (
                 time.monotonic() + self._settings.map_exchange_interval_ms / 1000
             )
-        keep = not held.history.contested or held.history.kept < _KEPT_IN_A_FIGHT
+        keep = held.history.keeps
         taken = self._restorer.clear(replaced, held, drift, time.time_ns(), keep=keep)
         if taken is not None:
             held.history.kept += 1
         return drift, taken
 
     def _put_back_directory(
-        self, held: Held, drift: frozenset[Drift], now_ns: int
+        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift], now_ns: int
     ) -> Taken | None:
         inode = held.inode
         taken = directory.put_back(held, self.aside, drift, now_ns)
@@ -362,7 +361,8 @@ class Enforcer:
             for child in held.children.values():
                 self.look(child, thorough=True)
             self.look_inside(held)
-        return taken
+        is_same = found is not None and found.st_ino == held.inode == inode
+        return self._restorer.note(held, found, drift, now_ns) if taken is None and is_same else taken
 
     def _tell(self, held: Held, drift: frozenset[Drift], taken: Taken | None, latency_us: int) -> None:
         self.counters.restores += 1

@@ -95,6 +95,7 @@ def decide(entry: Entry, drift: frozenset[Drift], mode: Mode) -> Act:
 
 _REPLACES_MAP = frozenset({Drift.MISSING, Drift.TYPE, Drift.CONTENT})
 _GONE = frozenset({Drift.MISSING, Drift.TYPE})
+_KEPT_IN_A_FIGHT = 64
 _CHECKABLE = frozenset({Drift.CONTENT, Drift.STALE})
 
 
@@ -136,6 +137,11 @@ class History:
         self._pause_s = min(self._pause_s * 2, 3600.0)
         self._tell_at = now + self._pause_s
         return True
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what is replaced is kept; a fight would fill the disk with it: the beginning tells."""
+        return not self.contested or self.kept < _KEPT_IN_A_FIGHT
 
     def settled(self, now: float) -> bool:
         """Return whether a contested path has been quiet long enough; forgets the fight then."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hardend.guard import Guard
     from hardend.table import Held
 
+UNLOCKED_BREAKS = "immutable-files"  # the rule; what else a drift breaks, hardend-collect works out
 _WORST_FIRST = (State.FAILED, State.CONTESTED, State.DRIFTED)
 
 
@@ -43,8 +44,12 @@ class GuardReporter:
         kind = Event.LOCK_REMOVED if drift == {Drift.FLAGS} else Event.PATH_RESTORED
         text = f"{self._name(held)} put back after {latency_us} us: {_words(drift)}"
         note = f"; {held.reason}" if held.reason else ""
+        rule = UNLOCKED_BREAKS if kind is Event.LOCK_REMOVED else None
         self._tell(
-            kind, held, drift, text + note, QUARANTINE_ID=taken or None, LATENCY_US=latency_us
+            *(kind, held, drift, text + note),
+            QUARANTINE_ID=taken or None,
+            LATENCY_US=latency_us,
+            RULE=rule,
         )
 
     def contested(self, held: Held, drift: frozenset[Drift]) -> None:

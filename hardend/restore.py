@@ -91,10 +91,16 @@ class Restorer:
                 if not lock_and_compare(held):
                     return replaced
             except OSError as error:
-                self.clear(replaced, held, frozenset({Drift.CONTENT}), time.time_ns())
+                self._set_aside(replaced, held)
                 raise CannotRestoreError(f"its lock: {reason(error)}") from error
-            self.clear(replaced, held, frozenset({Drift.CONTENT}), time.time_ns())
+            self._set_aside(replaced, held)
         raise CannotRestoreError("something changes it faster than it can be verified")
+
+    def _set_aside(self, replaced: Replaced, held: Held) -> None:
+        """Keep what an attempt replaced that was not the last; the caller tells of that one only."""
+        taken = self.clear(replaced, held, frozenset({Drift.CONTENT}), time.time_ns())
+        if taken is not None:
+            self._aside.write_record(taken, held.history.incident)
 
     def _stage(self, held: Held) -> Spare:
         try:
@@ -164,6 +170,15 @@ class Restorer:
                 kept, spare.name, src_dir_fd=spare.directory, dst_dir_fd=spare.directory
             )
         return Replaced(spare, something=found is not None)
+
+    def note(
+        self, held: Held, found: os.stat_result | None, drift: frozenset[Drift], now_ns: int
+    ) -> Taken | None:
+        """Keep what the attributes were that were put right in place; of a lock alone the event tells all."""
+        if found is None or held.fresh or not drift - {Drift.FLAGS} or not held.history.keeps:
+            return None
+        held.history.kept += 1
+        return self._aside.note(held.entry, drift, now_ns, found)
 
     def clear(
         self, replaced: Replaced, held: Held, drift: frozenset[Drift], now_ns: int, *, keep: bool = True

@@ -282,6 +282,7 @@ def _notes(record: Mapping[str, object]) -> str:
         "recovered": "its record was lost in a crash and made anew",
         "unstable": "it was written to while it was copied",
         "gone": "it was gone before it was collected",
+        "mended": "put right where it stands: this tells what its attributes were",
     }
     return "; ".join(text for name, text in words.items() if record.get(name))
 

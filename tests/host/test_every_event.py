@@ -182,7 +182,7 @@ def stage(machine: Machine) -> Stage:
     greeting = "--rule greeting-version --rule greeting-help"  # for a promise that Sendmail can break
     stage.make(f"hardend harden --yes {greeting} --reason first", Event.BASELINE_APPROVED)
     stage.make("systemctl enable --now hardend", Event.GUARD_STARTED)
-    stage.make(f"chmod 777 {SMRSH}", Event.PATH_RESTORED)
+    stage.make(f"chmod 777 {SMRSH}", Event.PATH_RESTORED, Event.RULES_BROKEN)
     stage.make(f"touch {NOTES}", Event.DRIFT_FOUND)
     stage.make(break_the_queue, Event.RESTORE_FAILED)
     stage.make(fight, Event.PATH_CONTESTED)
@@ -234,6 +234,16 @@ def test_each_is_explained(stage: Stage) -> None:
             told = told.replace(f"@{name}@", entry[name])
         assert shown[1:] == told.rstrip("\n").splitlines()
         print("\n".join(shown[1:2]))
+
+
+def test_a_lock_and_a_directory_that_were_put_right_in_place_name_their_rules(stage: Stage) -> None:
+    unlocked = {event["HARDEND_RULE"] for event in stage.told(Event.LOCK_REMOVED)}
+    assert unlocked == {"immutable-files"}
+    broken = {event["HARDEND_PATH"]: event for event in stage.told(Event.RULES_BROKEN)}
+    assert broken[SMRSH]["HARDEND_RULE"].split()[0] == "smrsh-ownership"
+    identifier = broken[SMRSH]["HARDEND_QUARANTINE_ID"]
+    shown = stage.machine.run(["hardend", "quarantine", "show", identifier]).stdout
+    assert "put right where it stands" in shown and "2777" in shown
 
 
 def test_each_is_in_the_metrics(stage: Stage) -> None:

@@ -116,6 +116,19 @@ def test_a_mode_that_lets_others_write_is_judged_without_the_content(scene: Scen
     assert record["rules"] == ["exposure-files"]
 
 
+def test_a_directory_that_was_put_right_in_place_is_judged_as_it_was(scene: Scene) -> None:
+    told: dict[str, Any] = {"kind": "directory", "mended": True}
+    opened = scene.tell("/etc/mail", **told, mode=0o777, drift=["mode"]).name
+    closed = scene.tell("/etc/mail", **told, mode=0o700, drift=["mode"]).name
+    listed = scene.tell("/etc/mail", **told, mode=0o775, drift=["acl", "mode"]).name
+    scene.collect()
+    assert scene.record(opened)["rules"] == ["smrsh-ownership", "exposure-files"]
+    assert scene.record(closed)["rules"] == []
+    assert scene.record(listed)["rules"] == ["smrsh-ownership", "exposure-files"]
+    assert "gone" not in scene.record(opened)
+    assert scene.record(opened)["stored"] == "attributes"
+
+
 def test_a_lock_that_was_taken_off_is_named_only_where_that_was_the_drift(scene: Scene) -> None:
     same = scene.mail.at(ACCESS).read_bytes()
     without = scene.put(ACCESS, same)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -187,6 +188,48 @@ def test_directories_keep_their_mode_and_owner(guarded: Tree) -> None:
     os.chown(guarded.at("/etc/mail/smrsh"), 1, 1)
     enforcer.full_pass(thorough=False)
     assert guarded.drifts() == {}
+
+
+def _records(tree: Tree) -> list[dict[str, object]]:
+    where = Path(tree.host.taken_dir)
+    return [json.loads(path.read_bytes()) for path in sorted(where.glob("*.json"))]
+
+
+def test_what_a_directory_was_like_is_kept_when_it_is_put_right_in_place(guarded: Tree) -> None:
+    enforcer = guarded.enforcer
+    assert enforcer is not None
+    guarded.at("/var/spool/mqueue").chmod(0o777)
+    enforcer.full_pass(thorough=False)
+    (record,) = _records(guarded)
+    kept = {name: record[name] for name in ("path", "drift", "kind", "mode", "mended")}
+    assert kept == {
+        "path": "/var/spool/mqueue",
+        "drift": ["mode"],
+        "kind": "directory",
+        "mode": 0o777,
+        "mended": True,
+    }
+    assert guarded.taken() == []
+    assert enforcer.pending.collect
+
+
+def test_of_a_fight_over_a_directory_the_beginning_is_kept(guarded: Tree) -> None:
+    enforcer = guarded.enforcer
+    assert enforcer is not None
+    for _ in range(100):
+        guarded.at("/var/spool/mqueue").chmod(0o777)
+        enforcer.full_pass(thorough=False)
+        assert guarded.drifts() == {}
+    assert 1 < len(_records(guarded)) < 80
+
+
+def test_a_lock_alone_leaves_no_record(guarded: Tree) -> None:
+    enforcer = guarded.enforcer
+    assert enforcer is not None
+    guarded.unlock(CF)
+    enforcer.full_pass(thorough=False)
+    assert guarded.recorder.restored_paths == [(CF, frozenset({Drift.FLAGS}))]
+    assert _records(guarded) == []
 
 
 def test_a_directory_that_was_moved_away_comes_home_and_its_impostor_goes(guarded: Tree) -> None:
