@@ -19,6 +19,7 @@ from hardend.restore import CannotRestoreError, amend, reason, unlock
 from hardend.table import Held, open_live
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ATTEMPTS = 8
 _KEEPS_IMPOSTOR = frozenset({Role.QUEUE, Role.ANCESTOR})
 
 
@@ -43,15 +44,21 @@ def put_back(held: Held, aside: Aside, drift: frozenset[Drift], now_ns: int) -> 
 def _bring_home(
     held: Held, aside: Aside, drift: frozenset[Drift], now_ns: int
 ) -> Taken | None:
-    where = paths.path_of(held.descriptor) if held.descriptor >= 0 else " (deleted)"
-    if not where.endswith(" (deleted)"):
+    why = ""
+    for _ in range(_ATTEMPTS):
+        where = paths.path_of(held.descriptor) if held.descriptor >= 0 else " (deleted)"
+        if where.endswith(" (deleted)"):
+            break
         try:
             return _exchange_home(held, where, aside, drift, now_ns)
         except OSError as error:
-            held.reason = (
+            why = (
                 f"the directory itself is now at {printable(where)} ({reason(error)}): "
                 f"a new one was made; move what is missing back from there"
             )
+            if not isinstance(error, FileNotFoundError | FileExistsError):
+                break  # else whoever moves it did more of it meanwhile: where it is now is asked again
+    held.reason = why
     return _make_anew(held, aside, drift, now_ns)
 
 

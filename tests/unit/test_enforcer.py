@@ -8,10 +8,12 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hardend import directory
+from hardend.kernel.exchange import exchange
 from hardend.model import Drift, State
 
 if TYPE_CHECKING:
@@ -246,6 +248,33 @@ def test_a_directory_that_was_moved_away_comes_home_and_its_impostor_goes(guarde
     assert not guarded.at("/etc/away").exists()
     (name,) = guarded.taken()
     assert (Path(guarded.host.taken_dir) / name / "sendmail.cf").read_bytes() == b"evil"
+
+
+@pytest.mark.parametrize("further", ["an impostor comes", "it is moved on"])
+def test_a_directory_that_is_still_being_moved_comes_home(
+    guarded: Tree, monkeypatch: pytest.MonkeyPatch, further: str
+) -> None:
+    enforcer = guarded.enforcer
+    assert enforcer is not None
+    mail, away = guarded.at("/etc/mail"), guarded.at("/etc/away")
+    inode = mail.stat().st_ino
+    names = sorted(os.listdir(mail))
+    mail.rename(away)
+    late = iter([mail.mkdir if further == "an impostor comes" else lambda: away.rename(f"{away}2")])
+
+    def exchange_too_late(*where: Any) -> None:
+        try:
+            exchange(*where)
+        except FileNotFoundError:  # nothing stands at its place yet; it does as soon as that was seen
+            next(late, lambda: None)()
+            raise
+
+    monkeypatch.setattr(directory, "exchange", exchange_too_late)
+    enforcer.full_pass(thorough=False)
+    assert mail.stat().st_ino == inode
+    assert sorted(os.listdir(mail)) == names
+    assert guarded.drifts() == {}
+    assert not enforcer.table.by_path["/etc/mail"].reason
 
 
 def test_a_directory_that_was_removed_is_made_again_with_what_it_held(guarded: Tree) -> None:
