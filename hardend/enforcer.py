@@ -165,6 +165,7 @@ class Enforcer:
         found = held.lstat()
         if not thorough and held.is_as_known(found) and held.state in standing.QUIET:
             standing.calm(held)
+            self.pending.prove_if_clean(held)
             return
         self.counters.looks += 1
         if held.parent is not None and held.parent.descriptor < 0:
@@ -268,6 +269,7 @@ class Enforcer:
         held.fresh = False
         held.unverified &= held.entry.role is Role.MAP  # of a file, what was in doubt is gone
         standing.clean(held)
+        self.pending.prove_if_clean(held)
         self.want_spare(held)
 
     def _report(
@@ -384,9 +386,10 @@ class Enforcer:
         else:
             standing.set_state(held, State.RESTORED)
             self._reporter.restored(held, drift, identifier, latency_us)
-        substance = drift & _SUBSTANCE and held.entry.role in {Role.SOURCE, Role.MAP}
-        if substance and (tell or not was_contested):
-            self.pending.rebuild = True
+        if drift & _SUBSTANCE and held.entry.role in {Role.SOURCE, Role.MAP}:
+            held.history.unproven = True
+        if tell or not was_contested:
+            self.pending.prove(held)
 
     def _fail(self, held: Held, drift: frozenset[Drift], why: str) -> None:
         told = held.state is State.FAILED and held.reason == why

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from hardend.model import State
 from hardend.table import Held
 
 _ASK_S = 5.0
@@ -40,6 +41,17 @@ class Pending:
         if (now := time.monotonic()) >= held.ask_at:
             held.ask_at = now + _ASK_S
             self.rebuild = True
+
+    def prove(self, held: Held) -> None:
+        """Have the rebuild unit look at what follows from a path whose content was put back; once."""
+        if held.history.unproven:
+            held.history.unproven = False
+            self.rebuild = True
+
+    def prove_if_clean(self, held: Held) -> None:
+        """The same for a path that somebody fought over, once that is over."""
+        if held.state is State.CLEAN:
+            self.prove(held)
 
     def judge(self, held: Held) -> bool:
         """Have new content of a checked file judged; True when that takes so long that it counts as drift.

@@ -115,6 +115,7 @@ class History:
     last: float = 0.0
     restores: int = 0
     kept: int = 0
+    unproven: bool = False  # content was put back in a fight, and no rebuild was asked for since
     _tell_at: float = 0.0
     _pause_s: float = 60.0
 
