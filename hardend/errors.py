@@ -57,6 +57,10 @@ class FileError(HardendError):
     """An operation on a file failed; the OSError is the cause."""
 
 
+class UsageError(HardendError):
+    """The command line lacks something that argparse does not see."""
+
+
 class RefusedError(HardendError):
     """The caller may not, or a safety check said no."""
 

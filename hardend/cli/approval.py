@@ -18,7 +18,7 @@ from hardend.baseline.store import Store
 from hardend.capture import built_map
 from hardend.cli.messages import say_outcome, warn
 from hardend.cli.options import common_options
-from hardend.errors import Exit, HardendError, RefusedError, StoreError
+from hardend.errors import Exit, HardendError, StoreError, UsageError
 from hardend.inspection import inspect, require_same_layout
 from hardend.model import Host, Mode, printable
 
@@ -94,7 +94,7 @@ def _approve(args: argparse.Namespace) -> int:
     host: Host = args.host
     commit.require_root()
     if not args.reason.strip():
-        raise RefusedError("--reason is empty", hint="say why; it stands in the baseline's log")
+        raise UsageError("--reason is empty", hint="say why; it stands in the baseline's log")
     settings = config.load(host)
     proposer = propose.Proposer(host, settings)
     proposal = _proposed(host, settings, proposer, args.proposed)

@@ -14,7 +14,7 @@ from hardend.cli.options import common_options
 from hardend.edit import Done, Edit, Judged
 from hardend.edit_draft import Draft
 from hardend.editor import Interrupted, Signals
-from hardend.errors import Exit, FileError, RefusedError
+from hardend.errors import Exit, FileError, RefusedError, UsageError
 from hardend.model import Host, Mode, printable
 from hardend.plan import Truth
 
@@ -55,9 +55,9 @@ def _edit(args: argparse.Namespace) -> int:
     if not is_asked and not args.yes:
         raise RefusedError("nobody is there to be asked", hint="--yes --reason TEXT do it without asking")
     if args.reason is not None and not args.reason.strip():
-        raise RefusedError("--reason is empty", hint="say why; it stands in the baseline's log")
+        raise UsageError("--reason is empty", hint="say why; it stands in the baseline's log")
     if args.reason is None and (args.force or not is_asked):
-        raise RefusedError("--reason TEXT is missing", hint="say why; it stands in the baseline's log")
+        raise UsageError("--reason TEXT is missing", hint="say why; it stands in the baseline's log")
     argv = editor.command(os.environ)
     settings = config.load(host)
     item = Edit(host, settings, os.path.abspath(args.path), Truth(args.truth) if args.truth else None)

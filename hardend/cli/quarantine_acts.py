@@ -12,7 +12,7 @@ from collections.abc import Callable
 from hardend import commit, config, quarantine_use
 from hardend.cli.messages import say, say_each, warn
 from hardend.cli.options import json_option
-from hardend.errors import Exit, RefusedError
+from hardend.errors import Exit, RefusedError, UsageError
 from hardend.model import Host, printable
 from hardend.quarantine import Quarantine
 from hardend.quarantine_reader import TRUNCATED, Kept, Shelf
@@ -77,7 +77,7 @@ def _approve(args: argparse.Namespace) -> int:
     host: Host = args.host
     commit.require_root()
     if not args.reason.strip():
-        raise RefusedError("--reason is empty", hint="say why; it stands in the baseline's log")
+        raise UsageError("--reason is empty", hint="say why; it stands in the baseline's log")
     settings = config.load(host)
     with Shelf(host) as shelf:
         kept = shelf.find(args.id)

@@ -13,7 +13,7 @@ from hardend import commit, config, window, window_files, window_open
 from hardend.cli.messages import say
 from hardend.cli.options import common_options
 from hardend.cli.window import conclude, report, seconds
-from hardend.errors import Exit, HardendError, RefusedError
+from hardend.errors import Exit, HardendError, UsageError
 from hardend.model import Host, printable
 
 # Passed on to the command; what the terminal sends to its foreground reaches the command by itself.
@@ -58,9 +58,9 @@ def _run(args: argparse.Namespace) -> int:
     commit.require_root()
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if not command:
-        raise RefusedError("no command", hint="hardend run --reason TEXT -- CMD [ARG]...")
+        raise UsageError("no command", hint="hardend run --reason TEXT -- CMD [ARG]...")
     if not args.reason.strip():
-        raise RefusedError("--reason is empty", hint="say why; it stands in the baseline's log")
+        raise UsageError("--reason is empty", hint="say why; it stands in the baseline's log")
     settings = config.load(host)
     identifier = window.new_id()
     runner = window_files.hold_runner(host, identifier)

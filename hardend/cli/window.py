@@ -15,7 +15,7 @@ from hardend.baseline.store import Store
 from hardend.cli.messages import say, say_each
 from hardend.cli.options import common_options, json_option
 from hardend.config import Settings
-from hardend.errors import Exit, HardendError, RefusedError
+from hardend.errors import Exit, HardendError, RefusedError, UsageError
 from hardend.journal import Event
 from hardend.model import Host, printable
 from hardend.window import Window
@@ -92,7 +92,7 @@ def _unlock(args: argparse.Namespace) -> int:
         print(json.dumps({"id": item.id, "until": until}) if args.json else f"open until {until}")
         return Exit.OK
     if not args.reason or not args.reason.strip():
-        raise RefusedError("--reason TEXT is missing", hint="say why; others see it while the window is open")
+        raise UsageError("--reason TEXT is missing", hint="say why; others see it while the window is open")
     opened = window_open.open_window(
         host,
         settings,

@@ -245,7 +245,7 @@ def test_nobody_to_ask_is_refused_before_the_editor_starts(mail: MailHost, edit:
     assert edit(":")[0] == Exit.OK
     argv = ["edit", "--root", mail.host.root, PATH]
     assert main([*argv, "--reason", "x"]) == Exit.REFUSED
-    assert main([*argv, "--yes"]) == Exit.REFUSED
+    assert main([*argv, "--yes"]) == Exit.USAGE
     assert drafts(mail.host) == {}
 
 
