@@ -39,6 +39,7 @@ from hardend.settings import Policy as Policy  # noqa: PLC0414 - part of what th
 from hardend.settings import Priority as Priority  # noqa: PLC0414 - as above
 from hardend.settings import Restart as Restart  # noqa: PLC0414 - as above
 from hardend.settings import Settings as Settings  # noqa: PLC0414 - as above
+from hardend.settings import TrustedUnit as TrustedUnit  # noqa: PLC0414 - as above
 from hardend.settings import Waiver as Waiver  # noqa: PLC0414 - as above
 
 MAIN = "/etc/hardend/hardend.toml"
@@ -107,9 +108,17 @@ _WAIVERS = "waivers"
 _WAIVER_KEYS = ("rule", "reason", "until")
 _BLOCKS = "blocks"
 _BLOCK_KEYS = ("path", "reason", "begin", "end", "pattern")
-_TABLES = sorted({table for table, _ in KEYS} | {_WAIVERS, _BLOCKS})
+_TRUSTED = "trusted_units"
+_TRUSTED_KEYS = ("unit", "reason", "paths")
+_TABLES = sorted({table for table, _ in KEYS} | {_WAIVERS, _BLOCKS, _TRUSTED})
 _COMMENT = re.compile(r"(?:#|dnl\b)[^\n\r\0]*[^\s\\]")  # a marker; a backslash would continue it
 _PATTERN = re.compile(r"(?=.*[^*?])[^\s#][^\n\r\0]*")
+_GLOB = re.compile(r"[*?[]")
+# systemd.unit(5); of the types that processes are in. A template (puppet@.service) never runs itself.
+_UNIT = re.compile(
+    r"(?=.{1,255}\Z)[A-Za-z0-9:_.\\@-]*[A-Za-z0-9:_.\\-]\.(?:service|scope|socket|mount|swap)"
+)
+_OWN_UNIT = re.compile(r"hardend(?:-[a-z]+)?(?:@.*)?\.[a-z]+")
 
 
 def fragments(host: Host) -> list[str]:
@@ -215,7 +224,7 @@ def _blocks(shown: str, content: object, faults: list[str]) -> Iterable[Block]:
     """Check [[blocks]]: a path, the lines in it that are somebody else's, and why."""
     for place, item in _items(shown, _BLOCKS, content, (_BLOCK_KEYS, ("path", "reason")), faults):
         begin, end, pattern = (item.get(key, "") for key in ("begin", "end", "pattern"))
-        if not is_path(item["path"]) or re.search(r"[*?[]", item["path"]):
+        if not is_path(item["path"]) or _GLOB.search(item["path"]):
             faults.append(f"{place}: path = {short(item['path'])}: must be the absolute path of one file")
         elif (pattern == "") is (begin == end == ""):
             faults.append(f"{place}: must have begin and end, or pattern")
@@ -229,9 +238,26 @@ def _blocks(shown: str, content: object, faults: list[str]) -> Iterable[Block]:
             yield Block(item["path"], item["reason"], begin, end, pattern)
 
 
+def _trusted(shown: str, content: object, faults: list[str]) -> Iterable[TrustedUnit]:
+    """Check [[trusted_units]]: a unit, why, and with which paths it is trusted."""
+    for place, item in _items(shown, _TRUSTED, content, (_TRUSTED_KEYS, ("unit", "reason")), faults):
+        before = len(faults)
+        unit, paths = item["unit"], item.get("paths")
+        if not _UNIT.fullmatch(unit):
+            faults.append(f"{place}: unit = {short(unit)}: must be the full name of one, as puppet.service")
+        elif _OWN_UNIT.fullmatch(unit):
+            faults.append(f"{place}: unit = {short(unit)}: must not be one of hardend's own")
+        is_list = isinstance(paths, list) and bool(paths)
+        if paths is not None and not (is_list and all(is_path(p) and not _GLOB.search(p) for p in paths)):
+            faults.append(f"{place}: paths = {short(paths)}: must be absolute paths of files, at least one")
+        if len(faults) == before:
+            yield TrustedUnit(unit, item["reason"], tuple(dict.fromkeys(paths or ())))
+
+
 _ARRAYS: Mapping[str, Callable[[str, object, list[str]], Iterable[object]]] = {
     _WAIVERS: _waivers,
     _BLOCKS: _blocks,
+    _TRUSTED: _trusted,
 }
 
 

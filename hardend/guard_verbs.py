@@ -29,6 +29,7 @@ class Verbs:
             "ping": lambda _: {"ok": True},
             "load": self._load,
             "pass": self._pass,
+            "rebuild": self._rebuild,
             "off": self._off,
             "on": self._on,
             "map-report": self._map_report,
@@ -72,6 +73,11 @@ class Verbs:
     def _pass(self, _request: Request) -> Reply:
         self._guard.full_pass(thorough=True)
         return {"ok": True, **troubles(self._guard)}
+
+    def _rebuild(self, _request: Request) -> Reply:
+        """Start hardend-rebuild, once more where it runs: there is something new for it to judge."""
+        self._guard.enforcer.pending.rebuild = True
+        return {"ok": True}
 
     def _off(self, request: Request) -> Reply:
         seconds = request.get("seconds")

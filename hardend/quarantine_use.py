@@ -10,17 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from hardend import commit, rebuild
-from hardend.baseline.manifest import Generation
+from hardend import commit, kept_approval, rebuild
 from hardend.baseline.store import Store
-from hardend.commit import Outcome
 from hardend.config import Settings
 from hardend.errors import FileError, RefusedError, StoreError
+from hardend.kept_approval import Approved
 from hardend.model import Entry, FileType, Host, Role, printable
-from hardend.propose import Proposer
 from hardend.quarantine_reader import TRUNCATED, WHOLE, Kept, Shelf
 from hardend.textdiff import unified
-from hardend.worsening import require_no_worse
 
 DIFF_LIMIT = 256 << 10  # bytes of either side: difflib takes quadratic time on what an attacker chose
 _GUARDED = frozenset({Role.DIRECTORY, Role.CLOSED, Role.QUEUE})
@@ -130,16 +127,6 @@ def moment(value: object) -> str | None:
         return str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class Approved:
-    """What approving did; ``forced`` are the findings that it was forced past."""
-
-    generation: Generation
-    outcome: Outcome
-    warnings: tuple[str, ...]
-    forced: tuple[str, ...]
-
-
 def approve(
     shelf: Shelf, kept: Kept, settings: Settings, *, reason: str, force: bool = False
 ) -> Approved | None:
@@ -149,50 +136,12 @@ def approve(
     the reason: not a whole file, a sendmail.cf that does not pass the gate, a broken rule that was not
     broken before (``force`` goes past that). What is refused changes nothing.
     """
-    commit.require_root()
-    digest = _approvable(kept)
-    shelf.check(digest)
-    proposer = Proposer(shelf.host, settings)
-    current = proposer.store.current()
-    held = current.entries.get(kept.path)
-    if held is not None and held.digest == digest:
-        return None
-    proposal = proposer.some_paths(current, {kept.path: shelf.object_path(digest)})
-    proposed = proposal.entries.get(kept.path)
-    if proposed is None or proposed.digest != digest:
-        raise RefusedError(f"{printable(kept.path)}: not a path whose content hardend holds on this host")
-    worse = require_no_worse(shelf.host, settings, current, proposal, force=force)
-    warnings = list(proposal.warnings)
-    if kept.record.get("unstable"):
-        warnings.append(f"{kept.id} was written to while it was copied: look at hardend baseline diff")
-    forced = f"; forced past {len(worse)} findings" if worse else ""
-    generation, outcome = commit.commit_and_apply(
-        shelf.host,
-        settings,
-        proposal,
-        reason=f"{reason} (quarantine {kept.id}{forced})",
+    return kept_approval.approve(
+        *(shelf, kept, settings),
+        reason=reason,
+        force=force,
         before_apply=partial(rebuild.note_mta, shelf.host, settings),
     )
-    commit.announce(shelf.host, generation, worse)
-    return Approved(generation, outcome, tuple(warnings), tuple(worse))
-
-
-def _approvable(kept: Kept) -> str:
-    """Return the digest of what can become a path's content. Raises RefusedError."""
-    if not kept.path:
-        raise RefusedError(
-            f"{kept.id}: its path is not known, its record was lost in a crash",
-            hint=f"hardend quarantine restore {kept.id} --to FILE, then hardend approve PATH --from FILE",
-        )
-    if kept.kind != FileType.FILE:
-        raise RefusedError(f"{kept.id}: is a {printable(kept.kind) or 'damaged record'}, not a file")
-    digest = kept.content_of()
-    if kept.stored != WHOLE:
-        raise RefusedError(
-            f"{kept.id}: only its beginning was kept",
-            hint="quarantine object_max_mib in hardend.toml says how much is; approve PATH --from FILE",
-        )
-    return digest
 
 
 def write_out(shelf: Shelf, kept: Kept, target: str, *, inside: str = "") -> int:

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from hardend import layout, maps, mta_memory, pause, state
 from hardend.baseline.manifest import Generation
@@ -24,6 +25,7 @@ from hardend.map_pass import MapPass
 from hardend.model import Host, Mode, State
 from hardend.mta_pass import MtaPass
 from hardend.offer import Means, offer_for
+from hardend.trusted import Lately, TrustedPass
 
 # Well under TimeoutStartSec of hardend-rebuild.service; a longer reload_interval is not waited for.
 _LONGEST_S = 480.0
@@ -74,20 +76,21 @@ def _rounds(
 ) -> Report:
     longest_s = settings.reload_interval_s + 2.0 * settings.command_timeout_s
     deadline = time.monotonic() + min(longest_s, _LONGEST_S)
+    lately = Lately(host, settings)
     while True:
         published = published_state(host)
+        seen = _work(published, lately)
         report, wait_s = _one_round(host, settings, journal, published, asked=asked)
         asked = False  # once
-        seen = _work(published)
         left_s = deadline - time.monotonic()
         if 0 < wait_s < left_s:
             say(f"waiting {wait_s:.0f} s: at most one reload in {settings.reload_interval_s} s")
-            _wait(host, wait_s, seen)
+            _wait(host, wait_s, seen, lately)
             continue
         if wait_s:
             report.problems.append(f"a reload of the MTA is due in {wait_s:.0f} s: run it then")
-        _wait(host, _SETTLE_S, seen)
-        if left_s <= 0 or _work(published_state(host)) == seen:
+        _wait(host, _SETTLE_S, seen, lately)
+        if left_s <= 0 or _work(published_state(host), lately) == seen:
             return report
 
 
@@ -99,6 +102,8 @@ def _one_round(
     means = _means(host, settings, journal)
     offer = offer_for(means)
     try:
+        by_trusted = TrustedPass(means, partial(_note, means, published))
+        by_trusted.run()  # first: maps follow their sources
         map_pass = MapPass(means)
         generation = map_pass.run(means.store.current(), offer, published)
         mta_pass = MtaPass(means, asked=asked)
@@ -108,7 +113,7 @@ def _one_round(
         if means.may_change:
             mta_memory.write(host, means.memory)
     report.maps, report.mta = map_pass.outcomes, mta_pass.outcomes
-    report.problems = map_pass.problems + mta_pass.problems
+    report.problems = by_trusted.problems + map_pass.problems + mta_pass.problems
     report.broken = mta_pass.broken
     return report, wait_s
 
@@ -125,6 +130,13 @@ def _means(host: Host, settings: Settings, journal: Journal) -> Means:
         memory=mta_memory.read(host),
         may_change=settings.mode is Mode.ENFORCE and pause.read(host) is None,
     )
+
+
+def _note(means: Means, published: dict[str, object], generation: Generation) -> None:
+    """Remember in this run what the MTA has loaded, as ``note_mta`` does for others."""
+    with contextlib.suppress(HardendError, OSError):
+        if not means.host.is_tree:
+            MtaPass(means).note(generation, drifts_of(published))
 
 
 def note_mta(host: Host, settings: Settings, generation: Generation) -> None:
@@ -164,23 +176,23 @@ def drifts_of(published: dict[str, object]) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _work(published: dict[str, object]) -> tuple[object, ...]:
-    """Return what changes when there is something new to look at: restores, maps in doubt."""
+def _work(published: dict[str, object], lately: Lately) -> tuple[object, ...]:
+    """Return what changes when there is something new to look at: restores, maps in doubt, trusted work."""
     paths = published.get("paths")
     doubted = sorted(
         str(path)
         for path, item in (paths.items() if isinstance(paths, dict) else ())
         if isinstance(item, dict) and item.get("state") not in _PUT_BACK
     )
-    return published.get("generation"), drifts_of(published), doubted
+    return published.get("generation"), drifts_of(published), doubted, lately.ids()
 
 
-def _wait(host: Host, wait_s: float, seen: tuple[object, ...]) -> None:
+def _wait(host: Host, wait_s: float, seen: tuple[object, ...], lately: Lately) -> None:
     """Wait, but not on when the guard has new work."""
     end = time.monotonic() + wait_s
     while (left_s := end - time.monotonic()) > 0:
         time.sleep(min(left_s, 0.5))
-        if _work(published_state(host)) != seen:
+        if _work(published_state(host), lately) != seen:
             return
 
 

@@ -85,6 +85,19 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustedUnit:
+    """A systemd unit whose changes are approved when they pass: why, and of which paths (none: of all)."""
+
+    unit: str
+    reason: str
+    paths: tuple[str, ...] = ()
+
+    def covers(self, path: str) -> bool:
+        """Return whether it is trusted with a path."""
+        return not self.paths or path in self.paths
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, checked; units are in the names, ``max_off`` is seconds."""
 
@@ -127,6 +140,7 @@ class Settings:
     received_version: bool = True
     waivers: tuple[Waiver, ...] = ()
     blocks: tuple[Block, ...] = ()
+    trusted_units: tuple[TrustedUnit, ...] = ()
 
     @property
     def policy(self) -> Policy:

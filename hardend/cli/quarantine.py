@@ -33,7 +33,7 @@ _KIB = 1024
 _WHO = (("exe", ""), ("pid", "pid "), ("uid", "uid "), ("loginuid", "login uid "), ("unit", ""))
 _FIELDS = (
     *("path", "time", "age", "drift", "broke", "kind", "owner", "mode", "size", "modified", "flags"),
-    *("target", "device", "xattrs", "class", "generation", "incident", "who", "content", "note"),
+    *("target", "device", "xattrs", "class", "generation", "incident", "who", "trusted", "content", "note"),
 )
 
 
@@ -239,6 +239,7 @@ def _print_record(kept: Kept) -> None:
     facts["generation"] = str(kept.generation or "")
     facts["incident"] = "began with it" if kept.is_first else f"began with {kept.incident}"
     facts["who"] = _who(kept.who, in_full=True) or "not known"
+    facts["trusted"] = str(record.get("trusted", ""))
     facts["content"] = _content_note(kept)
     facts.update(_owner(record))
     facts["note"] = _notes(record)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import hardend
-from hardend.config import _BLOCK_KEYS, _WAIVER_KEYS, KEYS
+from hardend.config import _BLOCK_KEYS, _TRUSTED_KEYS, _WAIVER_KEYS, KEYS
 from hardend.errors import Exit
 from hardend.journal import KINDS
 from hardend.metrics import _BY_CHANNEL, _COUNTERS, _GAUGES, _LATENCIES
@@ -260,11 +260,14 @@ def test_the_manual_has_every_key_with_its_default() -> None:
 
 def test_the_manual_has_every_table_and_no_other() -> None:
     sections = re.findall(r"^\.Ss (\[+\w+\]+)\\&$", CONFIGURATION.read_text("utf-8"), re.MULTILINE)
-    tables = {f"[{table}]" for table, _ in KEYS} | {"[[waivers]]", "[[blocks]]"}
+    tables = {f"[{table}]" for table, _ in KEYS} | {"[[waivers]]", "[[blocks]]", "[[trusted_units]]"}
     assert sorted(sections) == sorted(tables)
 
 
-@pytest.mark.parametrize(("table", "keys"), [("waivers", _WAIVER_KEYS), ("blocks", _BLOCK_KEYS)])
+@pytest.mark.parametrize(
+    ("table", "keys"),
+    [("waivers", _WAIVER_KEYS), ("blocks", _BLOCK_KEYS), ("trusted_units", _TRUSTED_KEYS)],
+)
 def test_the_manual_has_every_key_of_an_array_of_tables(table: str, keys: tuple[str, ...]) -> None:
     assert sorted(marked(CONFIGURATION, rf"[[{table}]]\&", "Va")) == sorted(keys)
 
