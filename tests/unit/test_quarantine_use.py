@@ -178,4 +178,4 @@ def test_what_cannot_be_content_is_refused(
 
 
 def test_approve_wants_a_reason(shelf: Shelf, call: Call) -> None:
-    assert call("approve", shelf.put(), "--reason", " ")[0] == Exit.REFUSED
+    assert call("approve", shelf.put(), "--reason", " ")[0] == Exit.USAGE
