@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
-from hardend import classes, config, layout
+from hardend import classes, config, layout, witness_log
 from hardend.cli.options import common_options
 from hardend.errors import Exit, FileError
 from hardend.kernel.tree import Tree
@@ -59,7 +60,23 @@ def _in_vain(host: Host, found: layout.Layout, settings: config.Settings) -> lis
             notes.append(f"blocks: {name}: no file that is held here has this name (a link has none)")
         elif block.begin and not {block.begin, block.end} <= set(_lines(host, block.path)):
             notes.append(f"blocks: {name}: begin and end do not both stand in it: nothing is given away")
+    if settings.trusted_units:
+        notes += _trusted_in_vain(host, settings, set(files), set(locked))
     return notes
+
+
+def _trusted_in_vain(
+    host: Host, settings: config.Settings, files: set[str], locked: set[str]
+) -> Iterator[str]:
+    """Yield what keeps a trusted unit from being one."""
+    for path in dict.fromkeys(path for unit in settings.trusted_units for path in unit.paths):
+        name = f"trusted_units: {printable(path)}:"
+        if path not in files:
+            yield f"{name} no file that is held here has this name (a link has none)"
+        elif path in locked:
+            yield f"{name} immutable, refuses every writer: paths.unlock is for it"
+    if not witness_log.is_running(host):
+        yield "trusted_units: nobody tells who writes: systemctl enable --now hardend-witness"
 
 
 def _lines(host: Host, path: str) -> list[str]:

@@ -331,6 +331,24 @@ def test_check_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "no fault in the defaults: there is no file\n"
 
 
+def test_check_tells_what_keeps_a_trusted_unit_from_being_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, DEBIAN)
+    host = host_of(
+        tmp_path,
+        b'[[trusted_units]]\nunit = "puppet.service"\nreason = "x"\n'
+        b'paths = ["/etc/mail/access", "/etc/mail/acess"]\n',
+    )
+    assert check(host) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: trusted_units: /etc/mail/access: immutable, refuses every writer: paths.unlock is for it",
+        "note: trusted_units: /etc/mail/acess: no file that is held here has this name (a link has none)",
+        "note: trusted_units: nobody tells who writes: systemctl enable --now hardend-witness",
+    ]
+
+
 def test_check_tells_what_is_asked_for_in_vain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, DEBIAN)
     host = host_of(
