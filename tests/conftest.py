@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,17 @@ _NEEDS = {
 }
 _NEEDS |= {"unshare": _without("unshare"), "python3": _without("/usr/bin/python3")}
 _skipped: dict[str, int] = {}
+
+
+def pytest_configure() -> None:
+    """Have the programs that are tested meet the signals as usual, whoever started this.
+
+    What is ignored stays so in every child (nohup ignores SIGHUP, a shell's background jobs SIGINT); a
+    handler does not.
+    """
+    for number, handler in ((signal.SIGHUP, lambda *_: None), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
