@@ -143,6 +143,7 @@ def test_content_that_is_offered_runs_nothing(
     ],
     ids=" ".join,
 )
+@pytest.mark.usefixtures("qualified_name")
 def test_an_edit_runs_nothing(
     trap: Trap, offered: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
