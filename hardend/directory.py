@@ -57,7 +57,12 @@ def _bring_home(
                 f"a new one was made; move what is missing back from there"
             )
             if not isinstance(error, FileNotFoundError | FileExistsError):
-                break  # else whoever moves it did more of it meanwhile: where it is now is asked again
+                break
+            # Whoever moves it did more of it meanwhile. It may be home, and its impostor gone: then it must
+            # not be taken for that.
+            found = held.lstat()
+            if found is not None and held.is_same(found):
+                return None
     held.reason = why
     return _make_anew(held, aside, drift, now_ns)
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After a fight: what follows from content that was put back in it is proven once it is over."""
+"""A fight: what is gone while it is put back, and what is proven once it is over."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from hardend.aside import Aside
 
 if TYPE_CHECKING:
     from hardend.enforcer import Enforcer
@@ -41,3 +43,25 @@ def test_content_that_was_put_back_in_a_fight_over_a_lock_is_proven_when_it_is_o
     assert asked(enforcer)
     enforcer.full_pass(thorough=True)
     assert not asked(enforcer)
+
+
+def test_a_directory_that_is_home_is_not_taken_for_the_impostor_that_went(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enforcer = tree.guard()
+    mail, away = tree.at("/etc/mail"), tree.at("/etc/away")
+    inode = mail.stat().st_ino
+    mail.rename(away)
+    mail.mkdir()
+    take = Aside.take
+
+    def take_too_late(self: Aside, *words: Any, **more: Any) -> Any:
+        if away.exists():
+            away.rmdir()  # the impostor, exchanged out by now
+        return take(self, *words, **more)
+
+    monkeypatch.setattr(Aside, "take", take_too_late)
+    enforcer.full_pass(thorough=False)
+    assert mail.stat().st_ino == inode
+    assert tree.drifts() == {}
+    assert tree.taken() == []
